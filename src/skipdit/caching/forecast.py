@@ -1,0 +1,91 @@
+"""What stands in for `deep` on a step that does not compute it: a pure function of what is remembered.
+
+    hold       deep_1                                                                (Skip-Cache, arXiv 2411.17616)
+    residual   shallow + (deep_1 - shallow_1)                                        (what vanilla DiT caches reuse)
+    taylor     sum_j deep_j prod_{l != j} (t - t_l) / (t_j - t_l),  order + 1 terms  (cf. TaylorSeer, arXiv 2503.06923)
+
+Index 1 is the newest. The last is the polynomial through the remembered points, in Lagrange's form: the Taylor
+expansion whose derivatives are finite differences, at timesteps that need not be evenly spaced.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from math import prod
+from typing import NamedTuple
+
+from torch import Tensor
+
+FORECASTS = ("hold", "residual", "taylor")
+
+
+class Computed(NamedTuple):
+    """What is remembered of one step that computed the trunk; fields that the forecaster has no use for are None."""
+
+    timestep: float | None
+    shallow: Tensor | None
+    deep: Tensor
+
+
+@dataclass(frozen=True)
+class Forecaster:
+    """A function of (remembered steps, oldest first; present timestep; present shallow stream) -> deep, and its needs.
+
+    `memory` is how many computed steps are remembered; `reads_shallow` and `reads_timestep` say whether they carry the
+    shallow stream and the timestep.
+    """
+
+    predict: Callable[[Sequence[Computed], float | None, Tensor], Tensor]
+    memory: int = 1
+    reads_shallow: bool = False
+    reads_timestep: bool = False
+
+
+def hold(past: Sequence[Computed], timestep: float | None, shallow: Tensor) -> Tensor:
+    return past[-1].deep
+
+
+def residual(past: Sequence[Computed], timestep: float | None, shallow: Tensor) -> Tensor:
+    return shallow + (past[-1].deep - past[-1].shallow)
+
+
+def taylor(past: Sequence[Computed], timestep: float, shallow: Tensor) -> Tensor:
+    """The polynomial of degree len(past) - 1 through the remembered points, summed in float32 (float64 stays)."""
+    weights = lagrange_weights([step.timestep for step in past], timestep)
+    wide = past[-1].deep.float if past[-1].deep.itemsize < 4 else past[-1].deep.clone
+    deep = wide() * weights[-1]
+    for weight, step in zip(weights[:-1], past[:-1], strict=True):
+        deep = deep.add(step.deep, alpha=weight)
+    return deep.to(past[-1].deep.dtype)
+
+
+def lagrange_weights(points: Sequence[float], at: float) -> list[float]:
+    """The weight of each point's value in the polynomial through all of them, at `at`; the weights sum to 1."""
+    return [
+        prod((at - other) / (point - other) for k, other in enumerate(points) if k != j)
+        for j, point in enumerate(points)
+    ]
+
+
+def forecaster(name: str, *, order: int = 1) -> Forecaster:
+    """A forecaster by name, or by "module:attribute" where it is someone else's `Forecaster`."""
+    if ":" in name:
+        return imported(name)
+    if name not in FORECASTS:
+        raise ValueError(f"unknown forecast {name!r}: take one of {', '.join(FORECASTS)}, or module:attribute")
+    return {
+        "hold": Forecaster(hold),
+        "residual": Forecaster(residual, reads_shallow=True),
+        "taylor": Forecaster(taylor, memory=order + 1, reads_timestep=True),
+    }[name]
+
+
+def imported(name: str) -> Forecaster:
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"forecast {name!r} cannot be imported ({error}): name an importable module:attribute") from None
+    if not isinstance(found, Forecaster):
+        raise ValueError(f"forecast {name!r} is a {type(found).__name__}: it must be a skipdit.caching.Forecaster")
+    return found

@@ -1,0 +1,208 @@
+"""The diffusers coat of Skip-Cache: one hook at the root of a model, and the mixin that puts it there.
+
+This is the one module that imports private names of diffusers.
+"""
+
+import inspect
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.hooks.hooks import CacheContext, StateManager
+from diffusers.models.cache_utils import CacheMixin
+from torch import Tensor
+
+from skipdit.caching.config import SkipCacheConfig
+from skipdit.caching.reuse import Kind, Memory, Now, Reuse
+from skipdit.caching.schedule import ExplicitSteps
+
+HOOK_NAME = "skip_cache"
+DEFAULT_CONTEXT = CacheContext("default")
+
+
+class CacheStats(NamedTuple):
+    """What Skip-Cache did in a run: its plan ("#.#."), steps that computed and did not, bytes held at the most."""
+
+    plan: str
+    full: int
+    cached: int
+    bytes_remembered: int
+
+    @classmethod
+    def of(cls, memory: Memory) -> "CacheStats":
+        return cls(str(memory.plan), memory.plan.full, memory.plan.cached, memory.peak_bytes)
+
+
+class Memories(StateManager):
+    """One memory a named cache context, and one for pipelines that open none."""
+
+    @property
+    def context(self) -> CacheContext:
+        return self._context or DEFAULT_CONTEXT
+
+    def items(self) -> dict[str, Memory]:
+        return self._state_cache
+
+
+class SkipCacheHook(ModelHook):
+    """Replaces the model's forward by `Reuse` over its three rooms; holds the memories of the present run."""
+
+    _is_stateful = True
+
+    def __init__(self, config: SkipCacheConfig):
+        super().__init__()
+        self.config = config
+        self.reuse = Reuse(config.schedule, config.forecaster, config.branch)
+        self.memories = Memories(Memory)
+        self.last_run: dict[str, CacheStats] = {}
+
+    def new_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
+        check_inference(module)
+        inputs = bound_inputs(module, *args, **kwargs)
+        return_dict = inputs.pop("return_dict")
+        self.check_steps(self.memories.context)
+        now = self.now(inputs["timestep"])
+        hidden_states = inputs["hidden_states"]
+        kind = Kind(hidden_states.shape, hidden_states.dtype, hidden_states.device)
+        sample = self.reuse(module.rooms, self.memories.get_state(), now, kind, inputs)
+        return module.output(sample, return_dict=return_dict)
+
+    def now(self, timestep: Tensor | float) -> Now:
+        """The step and timestep as far as they cost no wait: from the context, or from a tensor on the CPU.
+
+        A tensor on an accelerator is read only if the schedule or the forecaster needs its value.
+        """
+        context = self.memories.context
+        timestep = timestep if context.timestep is None else context.timestep
+        if isinstance(timestep, Tensor) and timestep.device.type != "cpu" and not self.reuse.reads_timestep:
+            return Now(context.step_index, None)
+        return Now(context.step_index, one_timestep(timestep))
+
+    def check_steps(self, context: CacheContext) -> None:
+        schedule = self.reuse.schedule
+        if context.num_inference_steps is not None and isinstance(schedule, ExplicitSteps):
+            schedule.check_run(context.num_inference_steps)
+
+    def stats(self) -> dict[str, CacheStats]:
+        present = {name: CacheStats.of(memory) for name, memory in self.memories.items().items() if memory.computed}
+        return present or self.last_run
+
+    def reset_state(self, module: torch.nn.Module) -> torch.nn.Module:
+        """End the run: keep its numbers, drop its tensors, and say so if the cache never fired."""
+        self.last_run = self.stats()
+        self.memories.reset()
+        for stats in self.last_run.values():
+            warn_if_idle(stats, self.config)
+        return module
+
+
+class SkipCacheMixin(CacheMixin):
+    """`enable_cache(SkipCacheConfig(...))` for a model of three rooms; other configs go to diffusers.
+
+    The model brings `rooms`, `output(sample, return_dict=...)`, `depth`, and a `forward` whose parameters are those of
+    `embed` and `return_dict`, among them `hidden_states` and `timestep`.
+    """
+
+    def enable_cache(self, config: Any) -> None:
+        """Turn a cache on, Skip-Cache for a `SkipCacheConfig`.
+
+        Raises:
+            ValueError: a cache is on already, `branch` does not fit the depth, or diffusers' cache finds nothing here.
+        """
+        if not isinstance(config, SkipCacheConfig):
+            super().enable_cache(config)
+            self._check_hooked(config)
+            return
+        if self.is_cache_enabled:
+            raise ValueError(f"a cache is on already ({self._cache_config}): call disable_cache() first")
+        config.check_depth(self.depth)
+        if 2 * config.branch == self.depth and config.interval != 1:
+            warnings.warn(f"branch {config.branch} leaves no trunk in {self.depth} layers: nothing is saved", stacklevel=2)
+        registry = HookRegistry.check_if_exists_or_initialize(self)
+        registry.register_hook(SkipCacheHook(config), HOOK_NAME)
+        self._cache_config = config
+
+    def disable_cache(self) -> None:
+        """Turn the cache off, whichever it is; the model is then as it was before."""
+        if not isinstance(self._cache_config, SkipCacheConfig):
+            super().disable_cache()
+            return
+        HookRegistry.check_if_exists_or_initialize(self).remove_hook(HOOK_NAME, recurse=False)
+        self._cache_config = None
+
+    def cache_stats(self) -> dict[str, CacheStats]:
+        """What Skip-Cache did in the present run, or in the last one where none is under way, by cache context.
+
+        Pipelines that open no context (DiT, Latte, HunyuanDiT) have one, "default". Empty before the first run.
+        Raises: ValueError where Skip-Cache is not on.
+        """
+        return skip_cache_hook(self).stats()
+
+    def _check_hooked(self, config: Any) -> None:
+        """diffusers' caches look for layers by class and pass over what they do not know; that must not go unsaid."""
+        registries = [m._diffusers_hook for m in self.modules() if hasattr(m, "_diffusers_hook")]
+        if not any(registry.hooks for registry in registries):
+            self._cache_config = None
+            raise ValueError(f"{type(config).__name__} found no layer to hook in {type(self).__name__}: use SkipCacheConfig")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # diffusers' hooks are closures over this very model: a copy carries the setting and makes its own.
+        state = super().__getstate__()
+        if isinstance(self._cache_config, SkipCacheConfig):
+            check_alone(self)
+            del state["forward"], state["_diffusers_hook"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        config = state.get("_cache_config")
+        if isinstance(config, SkipCacheConfig):
+            super().__setstate__(state | {"_cache_config": None})
+            self.enable_cache(config)
+        else:
+            super().__setstate__(state)
+
+
+def skip_cache_hook(model: CacheMixin) -> SkipCacheHook:
+    if not isinstance(model._cache_config, SkipCacheConfig):
+        raise ValueError("Skip-Cache is not on: call enable_cache(SkipCacheConfig(...)) first")
+    return model._diffusers_hook.get_hook(HOOK_NAME)
+
+
+def check_inference(module: torch.nn.Module) -> None:
+    if module.training or torch.is_grad_enabled():
+        raise RuntimeError(
+            f"Skip-Cache is on while training is {module.training} and gradients are"
+            f" {'on' if torch.is_grad_enabled() else 'off'}: use model.eval() and torch.no_grad(), or disable_cache()"
+        )
+
+
+def check_alone(module: torch.nn.Module) -> None:
+    others = [name for name in module._diffusers_hook.hooks if name != HOOK_NAME]
+    if others or hasattr(module, "_hf_hook"):
+        raise RuntimeError(f"a model with other hooks ({', '.join(others) or 'accelerate'}) cannot be copied: remove them")
+
+
+def bound_inputs(module: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """A call's arguments by the names of the model's own `forward`, defaults filled in."""
+    bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
+    bound.apply_defaults()
+    return dict(list(bound.arguments.items())[1:])
+
+
+def one_timestep(timestep: Tensor | float) -> float:
+    """The timestep that all samples share, as a number; ValueError where they differ."""
+    values = set(timestep.reshape(-1).tolist()) if isinstance(timestep, Tensor) else {timestep}
+    if len(values) != 1:
+        raise ValueError(f"timesteps differ within the batch ({sorted(values)}): Skip-Cache takes one timestep a call")
+    return float(values.pop())
+
+
+def warn_if_idle(stats: CacheStats, config: SkipCacheConfig) -> None:
+    if not stats.cached and stats.full > 1 and config.interval != 1:
+        warnings.warn(
+            f"Skip-Cache never fired: all {stats.full} steps computed the trunk under {config}; lower the interval or"
+            " widen the window",
+            stacklevel=2,
+        )
+

@@ -1,0 +1,72 @@
+"""Labelled image sets, whole in memory.
+
+    fashion-mnist   60,000 drawings of clothes, 28 x 28, 10 classes (MIT), Debian package `dataset-fashion-mnist`
+    digits          1,797 handwritten digits, 8 x 8, 10 classes (CC BY 4.0), inside scikit-learn
+"""
+
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # where the Debian package puts it
+FASHION_CLASSES = (
+    "T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images uint8 [N, C, H, W] with class ids int64 [N] and the names of the classes."""
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images in [-1, 1], float32 [B, C, H, W], and their class ids [B]."""
+        return self.images[indices].float() / 127.5 - 1, self.labels[indices]
+
+
+def fashion_mnist(folder: Path | None = None) -> ImageSet:
+    """The 60,000 training images of Fashion-MNIST (arXiv 1708.07747), from `folder` of the four .gz files."""
+    folder = FASHION_MNIST_FOLDER if folder is None else folder
+    images = read_idx(folder / "train-images-idx3-ubyte.gz", header=16).reshape(-1, 1, 28, 28)
+    labels = read_idx(folder / "train-labels-idx1-ubyte.gz", header=8).long()
+    return ImageSet(images, labels, FASHION_CLASSES)
+
+
+def digits(folder: Path | None = None) -> ImageSet:
+    """The 1,797 digits of scikit-learn, 17 grey levels stretched to 0..255."""
+    if folder is not None:
+        raise ValueError(f"folder is {str(folder)!r}: the digits come inside scikit-learn; leave the folder out")
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    images = torch.from_numpy(np.rint(raw.images * (255 / 16)).astype(np.uint8))[:, None]
+    return ImageSet(images, torch.from_numpy(raw.target).long(), tuple(map(str, range(10))))
+
+
+def read_idx(path: Path, *, header: int) -> Tensor:
+    """The bytes of a gzipped IDX file after its header, uint8 [N]."""
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist: apt-get install dataset-fashion-mnist, or name the folder of the four .gz files"
+        )
+    return torch.from_numpy(np.frombuffer(gzip.open(path).read(), np.uint8, offset=header).copy())
+
+
+DATASETS = {"fashion-mnist": fashion_mnist, "digits": digits}
+
+
+def load(name: str, *, folder: Path | None = None) -> ImageSet:
+    """An image set by name; ValueError lists the names."""
+    if name not in DATASETS:
+        raise ValueError(f"unknown dataset {name!r}: take one of {', '.join(DATASETS)}")
+    return DATASETS[name](folder)

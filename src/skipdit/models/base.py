@@ -1,0 +1,45 @@
+"""What every model of the package shares: the three rooms of `nn`, as a diffusers model that can be cached."""
+
+from typing import Any
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from torch import Tensor
+
+from skipdit.caching.hook import SkipCacheMixin
+from skipdit.nn.rooms import LongSkipTransformer, Rooms
+
+
+class LongSkipModel(LongSkipTransformer, SkipCacheMixin, ModelMixin, ConfigMixin):
+    """A long-skip transformer that saves, loads, caches, offloads, compiles and checkpoints like a diffusers model."""
+
+    _supports_gradient_checkpointing = True
+    _compiled_rooms: Rooms | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gradient_checkpointing = False
+
+    @property
+    def rooms(self) -> Rooms:
+        """Head, trunk and tail as three callables, compiled ones after `compile()`."""
+        return self._compiled_rooms or super().rooms
+
+    def compile(self, **options: Any) -> None:
+        """Compile head, trunk and tail apart, so that full and cached steps share graphs; takes torch.compile's options."""
+        self._compiled_rooms = Rooms(*(torch.compile(room, **options) for room in super().rooms))
+
+    def call_layer(self, layer: torch.nn.Module, *inputs: Tensor) -> Tensor:
+        """Run one layer, under activation checkpointing where it is enabled and gradients flow."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(layer, *inputs)
+        return layer(*inputs)
+
+    def output(self, sample: Tensor, *, return_dict: bool) -> Transformer2DModelOutput | tuple[Tensor]:
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        state.pop("_compiled_rooms", None)  # bound to this very model
+        return state

@@ -1,0 +1,1 @@
+"""One forward pass: embeddings, attention, blocks, long skips and the one loop over layers. torch + einops only."""

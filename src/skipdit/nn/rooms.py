@@ -1,0 +1,91 @@
+"""A transformer with nested long skips, cut into three rooms.
+
+Layer i < m opens a skip; layer depth-1-i closes it. Skips nest like parentheses, so any symmetric cut k splits the
+network into head, trunk and tail, and only k open skips pass from head to tail beside the trunk:
+
+    inputs -> embed -> [ 0 .. k-1 ] -> [ k .. L-k-1 ] -> deep -> [ L-k .. L-1 ] -> unembed
+                           \\______________ skips _______________/
+
+forward = tail . trunk . head for every k (arXiv 2411.17616, section 3).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+
+class Shallow(NamedTuple):
+    """What the head hands on: the stream, the skips still open and whatever the layers are conditioned on."""
+
+    stream: Tensor
+    skips: list[Tensor]
+    context: Any
+
+
+class Rooms(NamedTuple):
+    """The three callables of a model."""
+
+    head: Callable[..., Shallow]
+    trunk: Callable[..., Tensor]
+    tail: Callable[..., Tensor]
+
+
+class LongSkipTransformer(nn.Module):
+    """The one loop over layers, for vanilla (num_skips = 0), skip and cached models alike.
+
+    A subclass sets `depth` and `num_skips` and writes `embed`, `layer`, `fuse` and `unembed`.
+    """
+
+    depth: int
+    num_skips: int
+
+    @property
+    def rooms(self) -> Rooms:
+        return Rooms(self.head, self.trunk, self.tail)
+
+    def embed(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
+        """Model inputs -> the stream that enters layer 0, and the context of every layer."""
+        raise NotImplementedError
+
+    def layer(self, index: int, stream: Tensor, context: Any) -> Tensor:
+        raise NotImplementedError
+
+    def fuse(self, index: int, stream: Tensor, skip: Tensor) -> Tensor:
+        """Close skip `index` (0 is the innermost): the stream before a deep layer, merged with its shallow partner."""
+        raise NotImplementedError
+
+    def unembed(self, stream: Tensor, context: Any) -> Tensor:
+        """The stream that leaves the last layer -> the model's output."""
+        raise NotImplementedError
+
+    def run(self, layers: range, stream: Tensor, context: Any, skips: Sequence[Tensor] = ()) -> tuple[Tensor, list]:
+        """Run `layers`, opening and closing skips as they come; returns the stream and the skips left open."""
+        skips = list(skips)
+        for index in layers:
+            if index >= self.depth - self.num_skips:
+                stream = self.fuse(index - (self.depth - self.num_skips), stream, skips.pop())
+            stream = self.layer(index, stream, context)
+            if index < self.num_skips:
+                skips.append(stream)
+        return stream, skips
+
+    def head(self, cut: int, *args: Any, **kwargs: Any) -> Shallow:
+        """Inputs -> embed -> layers 0 .. cut-1."""
+        stream, context = self.embed(*args, **kwargs)
+        return Shallow(*self.run(range(cut), stream, context), context)
+
+    def trunk(self, cut: int, stream: Tensor, context: Any) -> Tensor:
+        """Layers cut .. depth-cut-1, which open and close all their own skips: shallow stream -> deep."""
+        return self.run(range(cut, self.depth - cut), stream, context)[0]
+
+    def tail(self, cut: int, deep: Tensor, skips: Sequence[Tensor], context: Any) -> Tensor:
+        """Deep and the head's skips -> layers depth-cut .. depth-1 -> unembed -> output."""
+        return self.unembed(self.run(range(self.depth - cut, self.depth), deep, context, skips)[0], context)
+
+    def compose(self, *args: Any, cut: int = 0, **kwargs: Any) -> Tensor:
+        """The whole forward pass, room by room; every cut gives the same."""
+        head, trunk, tail = self.rooms
+        shallow = head(cut, *args, **kwargs)
+        deep = trunk(cut, shallow.stream, shallow.context)
+        return tail(cut, deep, shallow.skips, shallow.context)

@@ -1,0 +1,53 @@
+"""The class-to-image models that the package carries, and the quick one that the tests train."""
+
+from pathlib import Path
+
+from skipdit.training.config import Architecture, TrainConfig
+
+
+def fashion_dit(out: Path = Path("runs/fashion-dit"), *, num_skips: int = 0) -> TrainConfig:
+    """The embedded vanilla DiT: 28 x 28 pixels, patch 4, 8 layers of width 128, on Fashion-MNIST."""
+    return TrainConfig(
+        out=out,
+        dataset="fashion-mnist",
+        model=Architecture(num_skips=num_skips),
+        steps=8_000,
+        batch_size=128,
+        learning_rate=1e-3,
+        warmup_steps=500,
+        decay="cosine",
+        betas=(0.9, 0.99),
+        ema_decay=0.999,
+        precision="bf16",
+        compile=True,
+        checkpoint_every=500,
+        preview_every=1000,
+    )
+
+
+def fashion_skip(out: Path = Path("runs/fashion-skip")) -> TrainConfig:
+    """The embedded Skip-DiT: `fashion_dit` with 4 long skips, the same data, steps and seed."""
+    return fashion_dit(out, num_skips=4)
+
+
+def digits(out: Path = Path("runs/digits")) -> TrainConfig:
+    """Digits of scikit-learn in about a minute on two cores, 8 x 8 pixels, patch 2."""
+    return TrainConfig(
+        out=out,
+        dataset="digits",
+        model=Architecture(sample_size=8, patch_size=2, hidden_size=96, depth=6, num_heads=3, num_skips=3),
+        steps=1000,
+        batch_size=128,
+        learning_rate=1e-3,
+        warmup_steps=50,
+        decay="cosine",
+        betas=(0.9, 0.99),
+        ema_decay=0.99,
+        precision="fp32",
+        log_every=50,
+        checkpoint_every=250,
+        preview_every=250,
+    )
+
+
+RECIPES = {"fashion-dit": fashion_dit, "fashion-skip": fashion_skip, "digits": digits}

@@ -1,0 +1,82 @@
+"""One training run as data: written beside its output, so that the run can be repeated."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from skipdit.models import DiT
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A `DiT` by its arguments."""
+
+    sample_size: int = 28
+    """height and width of the image in pixels (or latent pixels)"""
+    patch_size: int = 4
+    in_channels: int = 1
+    hidden_size: int = 128
+    depth: int = 8
+    num_heads: int = 4
+    num_classes: int = 10
+    class_dropout_prob: float = 0.1
+    """with which probability training shows the null class instead of the label"""
+    num_skips: int = 0
+    """long skips, 0 to depth // 2"""
+    fuse: Literal["replace", "residual"] = "replace"
+
+    def build(self) -> DiT:
+        return DiT(**asdict(self))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a training run; two runs of one config on one machine end in the same bits."""
+
+    out: Path
+    """folder of checkpoints, previews, loss.csv and the trained model"""
+    dataset: Literal["fashion-mnist", "digits"] = "fashion-mnist"
+    data_folder: Path | None = None
+    """where the data lies, when not where its package puts it"""
+    model: Architecture = field(default_factory=Architecture)
+    steps: int = 20_000
+    batch_size: int = 128
+    learning_rate: float = 1e-4
+    warmup_steps: int = 0
+    """steps over which the learning rate rises linearly"""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """how the learning rate goes to zero after the warm-up (constant: it stays)"""
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    clip_grad_norm: float | None = 1.0
+    ema_decay: float = 0.9999
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """bf16 is autocast: weights, optimizer and EMA stay float32"""
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    device: str = "cpu"
+    log_every: int = 100
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+    preview_every: int = 1000
+    """steps between preview grids; 0 draws none"""
+    preview_steps: int = 25
+    export_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
+    """of the weights in the trained model's folder"""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "preview_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if not 0 <= self.warmup_steps < self.steps:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}: it must be below steps ({self.steps})")
+        if self.checkpoint_every % self.log_every:
+            raise ValueError(
+                f"checkpoint_every is {self.checkpoint_every}: it must be a multiple of log_every ({self.log_every}),"
+                " so that a resumed run writes the same loss.csv"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}: it must be in [0, 1)")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}: it must be above 0")

@@ -1,0 +1,224 @@
+"""Training: data -> noised -> model -> loss -> optimizer -> EMA -> report, one step a yield.
+
+    t ~ uniform{0..999},  x_t = add_noise(x_0, noise, t),  loss = mse + vlb,  label -> null class with probability p
+"""
+
+import csv
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skipdit import data
+from skipdit.data import ImageSet
+from skipdit.diffusion import NoiseSchedule, learned_range_loss, mse_loss
+from skipdit.models import DiT
+from skipdit.training import checkpoint
+from skipdit.training.config import TrainConfig
+from skipdit.training.ema import EMA
+from skipdit.training.randomness import batch_indices, generator
+
+LOSS_COLUMNS = ("step", "loss", "mse", "vlb", "grad_norm", "learning_rate")
+
+
+class Report(NamedTuple):
+    """What one step did: the step's number (from 1), its mean losses, the norm of the gradient before clipping."""
+
+    step: int
+    loss: Tensor
+    mse: Tensor
+    vlb: Tensor
+    grad_norm: Tensor
+    learning_rate: float
+
+
+@dataclass
+class Run:
+    """What a run carries from step to step."""
+
+    config: TrainConfig
+    model: DiT
+    ema: EMA
+    optimizer: torch.optim.Optimizer
+    dataset: ImageSet
+    schedule: NoiseSchedule
+    step: int = 0
+
+
+def start(config: TrainConfig) -> Run:
+    """A run at its newest checkpoint, or at step 0 where there is none."""
+    dataset = data.load(config.dataset, folder=config.data_folder)
+    check_fits(config, dataset)
+    torch.manual_seed(config.seed)
+    model = config.model.build().to(config.device).train()
+    if config.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trainable, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
+    )
+    run = Run(config, model, EMA(model, decay=config.ema_decay), optimizer, dataset, NoiseSchedule.linear())
+    if found := checkpoint.checkpoints(config.out):
+        run.step = checkpoint.load(found[-1], model=model, ema=run.ema, optimizer=optimizer)
+    return run
+
+
+def check_fits(config: TrainConfig, dataset: ImageSet) -> None:
+    _, channels, height, width = dataset.images.shape
+    model = config.model
+    if (model.in_channels, model.sample_size, model.num_classes) != (channels, height, len(dataset.class_names)):
+        raise ValueError(
+            f"the model takes {model.in_channels} x {model.sample_size} x {model.sample_size} and {model.num_classes}"
+            f" classes, {config.dataset} has {channels} x {height} x {width} and {len(dataset.class_names)}: set"
+            " in_channels, sample_size and num_classes to the data's"
+        )
+
+
+def steps(run: Run) -> Iterator[Report]:
+    """Take the remaining steps of a run, one a yield. Everything drawn in a step is a function of (seed, step)."""
+    config = run.config
+    forward = torch.compile(run.model) if config.compile else run.model
+    while run.step < config.steps:
+        inputs, targets = noised_batch(run)
+        rate = learning_rate(run.step, config)
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16"):
+            output = forward(*inputs, return_dict=False)[0]
+        losses = (learned_range_loss if output.shape[1] > config.model.in_channels else mse_loss)(
+            output, **targets, schedule=run.schedule
+        )
+        losses.total.mean().backward()
+        norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_grad_norm or math.inf)
+        run.optimizer.step()
+        run.optimizer.zero_grad(set_to_none=True)
+        run.ema.update(run.model, step=run.step)
+        run.step += 1
+        yield Report(run.step, *(term.detach().mean() for term in losses), norm, rate)
+
+
+def noised_batch(run: Run) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Tensor]]:
+    """The model's inputs (x_t, t, labels) of the next step, and what its output is held against."""
+    config, device = run.config, run.config.device
+    draw = generator(config.seed, 1, run.step)
+    indices = batch_indices(run.step, dataset_size=len(run.dataset), batch_size=config.batch_size, seed=config.seed)
+    x_0, labels = run.dataset.batch(indices)
+    t = torch.randint(len(run.schedule), labels.shape, generator=draw)
+    noise = torch.randn(x_0.shape, generator=draw)
+    if run.model.null_class is not None:
+        dropped = torch.rand(labels.shape, generator=draw) < config.model.class_dropout_prob
+        labels = labels.masked_fill(dropped, run.model.null_class)
+    x_0, noise, t, labels = (tensor.to(device) for tensor in (x_0, noise, t, labels))
+    return (run.schedule.add_noise(x_0, noise, t), t, labels), {"x_0": x_0, "noise": noise, "t": t}
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """The learning rate of step `step` (from 0): a linear warm-up, then constant, linear or cosine to zero."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
+    remaining = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
+    return config.learning_rate * remaining[config.decay]
+
+
+def train(
+    config: TrainConfig,
+    *,
+    on_step: Callable[[Report], None] = lambda report: None,
+    preview: Callable[[DiT, Path], None] | None = None,
+) -> DiT:
+    """Run to the end, from the newest checkpoint of `config.out` if there is one; returns the model with EMA weights.
+
+    Writes config.json, loss.csv, checkpoints, previews/ and the trained model's folder model/. Interrupting loses the
+    steps since the last checkpoint and nothing else; resuming gives the same bits as running through.
+
+    Raises:
+        FileNotFoundError: the dataset is not there.
+        ValueError: the model does not fit the data, or `out` holds another run.
+        FloatingPointError: the loss is not finite.
+    """
+    write_config(config)
+    run = start(config)
+    log = LossLog(config.out / "loss.csv", keep_until=run.step)
+    for report in steps(run):
+        on_step(report)
+        log.add(report)
+        last = report.step == config.steps
+        if report.step % config.log_every == 0 or last:
+            log.flush()
+        if report.step % config.checkpoint_every == 0 or last:
+            checkpoint.save(
+                config.out, step=run.step, model=run.model, ema=run.ema, optimizer=run.optimizer,
+                keep=config.keep_checkpoints,
+            )  # fmt: skip
+        if preview and config.preview_every and (report.step % config.preview_every == 0 or last):
+            preview(averaged(run), config.out / "previews" / f"{report.step:08d}.png")
+    model = averaged(run)
+    export(model, config)
+    return model
+
+
+def averaged(run: Run) -> DiT:
+    """A copy of the model with the EMA weights, in eval mode."""
+    model = run.config.model.build().to(run.config.device)
+    model.load_state_dict(run.model.state_dict())
+    run.ema.copy_to(model)
+    return model.eval()
+
+
+def export(model: DiT, config: TrainConfig) -> None:
+    """Write model/ (safetensors and config.json) whole or not at all."""
+    partial, final = config.out / ".partial-model", config.out / "model"
+    shutil.rmtree(partial, ignore_errors=True)
+    averaged_copy = config.model.build()
+    averaged_copy.load_state_dict(model.state_dict())
+    averaged_copy.to(getattr(torch, config.export_dtype)).save_pretrained(partial)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+
+
+def write_config(config: TrainConfig) -> None:
+    """Write config.json; a folder that holds another run is an error, since its checkpoints would be continued."""
+    path = config.out / "config.json"
+    text = json.dumps(asdict(config) | {"out": str(config.out)}, indent=2, default=str)
+    if path.exists() and (changed := differing(json.loads(path.read_text()), json.loads(text))):
+        raise ValueError(
+            f"{config.out} holds a run with other settings ({', '.join(changed)}): take another --out, or its settings"
+        )
+    config.out.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
+
+
+def differing(old: dict, new: dict) -> list[str]:
+    return [key for key in new if key != "out" and old.get(key) != new[key]]
+
+
+class LossLog:
+    """loss.csv: one row a `flush`, the means over the steps since the last; rows after `keep_until` are dropped."""
+
+    def __init__(self, path: Path, *, keep_until: int):
+        self.path, self.pending = path, []
+        kept = []
+        if path.exists():
+            with path.open(newline="") as file:
+                kept = [row for row in list(csv.reader(file))[1:] if int(row[0]) <= keep_until]
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([LOSS_COLUMNS, *kept])
+
+    def add(self, report: Report) -> None:
+        self.pending.append(report)
+
+    def flush(self) -> None:
+        last = self.pending[-1]
+        means = [torch.stack([getattr(r, name) for r in self.pending]).mean().item() for name in LOSS_COLUMNS[1:5]]
+        if not all(map(math.isfinite, means)):
+            raise FloatingPointError(f"the loss is {means[0]} at step {last.step}: lower learning_rate, or take fp32")
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerow([last.step, *(f"{mean:.6g}" for mean in means), f"{last.learning_rate:.6g}"])
+        self.pending.clear()
