@@ -8,7 +8,7 @@
 
 from typing import NamedTuple
 
-import torch
+from diffusers import ModelMixin  # noqa: F401  (diffusers looks this name up in the module of a saved component)
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn

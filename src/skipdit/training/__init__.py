@@ -1,6 +1,7 @@
 """Training: the loop, EMA, checkpoints that resume bit-exactly, previews."""
 
+from skipdit.training.checkpoint import checkpointed_step
 from skipdit.training.config import Architecture, TrainConfig
-from skipdit.training.loop import train
+from skipdit.training.loop import Report, train
 
-__all__ = ["Architecture", "TrainConfig", "train"]
+__all__ = ["Architecture", "Report", "TrainConfig", "checkpointed_step", "train"]

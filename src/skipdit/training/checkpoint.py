@@ -47,3 +47,9 @@ def load(path: Path, *, model: nn.Module, ema: EMA, optimizer: torch.optim.Optim
     ema.load(load_file(path / "ema.safetensors"))
     optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True))
     return json.loads((path / "state.json").read_text())["step"]
+
+
+def checkpointed_step(folder: Path) -> int:
+    """The step of the newest checkpoint of a run, 0 where there is none."""
+    found = checkpoints(folder)
+    return int(found[-1].name.removeprefix(PREFIX)) if found else 0

@@ -1,0 +1,64 @@
+"""The command `skipdit`: one verb a file.
+
+Results go to stdout, progress to stderr. Exit code 0 is success, 2 a usage that cannot be, 1 a failure on the way and
+130 an interruption; each says so in one line, and --debug shows the traceback.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+VERBS = {
+    "sample": "draw images with an embedded model, a folder or a checkpoint file",
+    "plan": "print a Skip-Cache schedule and what it saves, before anything runs",
+    "bench": "measure a cache: seconds, FLOPs, PSNR and SSIM, beside its two controls",
+    "train": "train a model by a recipe; stopped runs go on",
+    "demo": "draw with and without the cache, and show both",
+}
+DEBUG = "--debug"
+USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = DEBUG in arguments
+    verb, *rest = [argument for argument in arguments if argument != DEBUG] or ["--help"]
+    try:
+        run(verb, rest)
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            raise
+        print(f"skipdit: {explanation(error)}", file=sys.stderr)
+        return exit_code(error)
+    return 0
+
+
+def run(verb: str, arguments: Sequence[str]) -> None:
+    if verb in ("-h", "--help"):
+        print(usage())
+    elif verb == "--version":
+        print(importlib.import_module("skipdit").__version__)
+    elif verb in VERBS:
+        importlib.import_module(f"skipdit.cli.{verb}").command(arguments)
+    else:
+        raise ValueError(f"unknown command {verb!r}: take one of {', '.join(VERBS)}")
+
+
+def usage() -> str:
+    lines = "\n".join(f"  {verb:8}{caption}" for verb, caption in VERBS.items())
+    return f"usage: skipdit COMMAND [--help] [--debug]\n\n{lines}\n\nskipdit COMMAND --help shows the flags of a command."
+
+
+def explanation(error: BaseException) -> str:
+    """One line for any error."""
+    if isinstance(error, KeyboardInterrupt):
+        return str(error) or "interrupted"
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def exit_code(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return USAGE if isinstance(error, ValueError) else FAILURE

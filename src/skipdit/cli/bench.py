@@ -1,0 +1,127 @@
+"""`skipdit bench MODEL`: what a cache saves and costs, in one run, beside the two controls at equal FLOPs."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from skipdit.cli.flags import Cache, guided_channels, parse
+
+if TYPE_CHECKING:
+    from skipdit.caching import SkipCacheConfig
+    from skipdit.evaluation.compare import Result, Way
+
+UNCACHED = "uncached"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Draw the same noise uncached, cached and by the controls, in turns; print a table and write it as JSON."""
+
+    model: tyro.conf.Positional[str]
+    """fashion-skip, fashion-dit, a model or pipeline folder, or a checkpoint file"""
+    out: Path = Path("out/bench.json")
+    classes: tuple[int, ...] = ()
+    """class ids of the images; all classes where none is named"""
+    num_images: int | None = None
+    seed: int = 0
+    steps: int = 50
+    scheduler: str = "ddim"
+    """ddpm, ddim, dpm++, dpm++-sde, unipc, euler, euler-a, heun"""
+    guidance_scale: float = 1.5
+    guidance_channels: str = "all"
+    vae: str | None = None
+    repeats: int = 3
+    """timed runs of each way; the median counts"""
+    warmup: int = 1
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "cpu"
+    compile: bool = False
+    cache: Cache = field(default_factory=Cache)
+    """interval 2 and branch 1 where no flag is given"""
+
+
+def command(arguments: Sequence[str]) -> None:
+    bench(parse(Bench, "bench", arguments))
+
+
+def bench(config: Bench) -> dict[str, "Result"]:
+    """Measure; prints the table, writes the JSON and returns the results by name."""
+    import torch
+
+    from skipdit.caching import SkipCacheConfig
+    from skipdit.cli.sample import wanted_labels
+    from skipdit.evaluation.compare import Sampling, Way, compare, controls, table
+    from skipdit.hub import load_pipeline
+
+    cache = config.cache.config() or SkipCacheConfig()
+    pipeline = load_pipeline(config.model, scheduler=config.scheduler, vae=config.vae)
+    pipeline.to(config.device, getattr(torch, config.dtype))
+    sampling = Sampling(
+        labels=tuple(pipeline.check_labels(wanted_labels(config, pipeline.transformer.config.num_classes))),
+        guidance_scale=config.guidance_scale,
+        guidance_channels=guided_channels(config.guidance_channels),
+        seed=config.seed,
+    )
+    if config.compile:
+        pipeline.transformer.compile()
+    cached = Way(config.steps, cache)
+    ways = {UNCACHED: Way(config.steps), **forecasts(cached), **controls(pipeline, cached, sampling)}
+    results = compare(pipeline, ways, sampling, repeats=config.repeats, warmup=config.warmup)
+    print(table(results))
+    write(config, cache, results)
+    return results
+
+
+def forecasts(cached: "Way") -> dict[str, "Way"]:
+    """The cache as asked for, and the same plan with the other forecasts."""
+    asked = cached.cache
+    others = [replace(asked, forecast=name, order=None) for name in ("hold", "taylor")]
+    return {name_of(cache): replace(cached, cache=cache) for cache in dict.fromkeys([asked, *others])}
+
+
+def name_of(cache: "SkipCacheConfig") -> str:
+    forecast = f"{cache.forecast} {cache.order}" if cache.order else cache.forecast
+    when = f"N={cache.interval}" if cache.steps is None else f"{len(cache.steps)} given steps"
+    return f"{when}, branch {cache.branch}, {forecast}"
+
+
+def write(config: Bench, cache: "SkipCacheConfig", results: Mapping[str, "Result"]) -> None:
+    """The table as JSON, with the settings and the machine."""
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    settings = asdict(config) | {"cache": cache.to_dict()}
+    rows = {name: as_json(result) for name, result in results.items()}
+    document = {"settings": settings, "machine": machine(), "results": rows}
+    config.out.write_text(json.dumps(document, indent=2, default=str) + "\n")
+
+
+def as_json(result: "Result") -> dict[str, Any]:
+    return {
+        "plan": str(result.plan),
+        "full": result.plan.full,
+        "cached": result.plan.cached,
+        "flops": result.flops,
+        "predicted_speedup": result.predicted_speedup,
+        "seconds": asdict(result.latency),
+        "measured_speedup": result.measured_speedup,
+        "bytes_remembered": result.bytes_remembered,
+        "fidelity": result.fidelity.as_dict() if result.fidelity else None,
+    }
+
+
+def machine() -> dict[str, Any]:
+    import diffusers
+    import torch
+
+    return {
+        "platform": platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }

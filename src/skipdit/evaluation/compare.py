@@ -1,0 +1,185 @@
+"""The same noise through the same model in several ways, and how far each lands from the uncached images.
+
+The controls that every cached result is held against, at equal FLOPs: fewer steps of the same scheduler, and branch 0
+(nothing fresh but the output head) with a Taylor forecast.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from skipdit.caching import Plan, SkipCacheConfig, plan
+from skipdit.evaluation.cost import Latency, measure_side_by_side
+from skipdit.evaluation.fidelity import Fidelity, fidelity
+from skipdit.evaluation.price import Price, price, settings
+from skipdit.pipelines import ClassToImagePipeline
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to draw: a number of steps, and a cache or none."""
+
+    steps: int
+    cache: SkipCacheConfig | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What all ways share: classes, guidance and the seed of the noise; image i starts from (seed, i)."""
+
+    labels: tuple[int, ...]
+    guidance_scale: float
+    guidance_channels: int | str = "all"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one way cost and what it drew; `fidelity` is None for the reference itself."""
+
+    plan: Plan
+    flops: int
+    predicted_speedup: float
+    latency: Latency
+    measured_speedup: float
+    bytes_remembered: int
+    fidelity: Fidelity | None
+    images: Tensor
+
+
+def image_generator(seed: int, index: int) -> torch.Generator:
+    """The noise of image `index` of a run: its own stream, so that batches and resuming change nothing."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0] >> 1))
+
+
+def timesteps_of(pipeline: ClassToImagePipeline, steps: int) -> list[float]:
+    """The timesteps of a run, one for each call of the model."""
+    pipeline.scheduler.set_timesteps(steps)
+    return pipeline.scheduler.timesteps.tolist()
+
+
+def plan_of(pipeline: ClassToImagePipeline, way: Way) -> Plan:
+    timesteps = timesteps_of(pipeline, way.steps)
+    if way.cache is None:
+        return Plan([True] * len(timesteps))
+    way.cache.check_depth(pipeline.transformer.depth)
+    return plan(way.cache.schedule, timesteps)
+
+
+def price_of(pipeline: ClassToImagePipeline, way: Way, sampling: Sampling) -> Price:
+    batch = len(sampling.labels) * (2 if sampling.guidance_scale != 1 else 1)
+    return price(settings(pipeline.transformer), branch=way.cache.branch if way.cache else 0, batch=batch)
+
+
+def draw(pipeline: ClassToImagePipeline, way: Way, sampling: Sampling) -> tuple[Tensor, int]:
+    """Images [B, C, H, W] in [0, 1] and the bytes that the cache held at the most; the cache is off again after."""
+    model = pipeline.transformer
+    if way.cache is not None:
+        model.enable_cache(way.cache)
+    try:
+        images = pipeline(
+            sampling.labels,
+            guidance_scale=sampling.guidance_scale,
+            guidance_channels=sampling.guidance_channels,
+            num_inference_steps=way.steps,
+            generator=[image_generator(sampling.seed, index) for index in range(len(sampling.labels))],
+            output_type="pt",
+        ).images
+        held = sum(stats.bytes_remembered for stats in model.cache_stats().values()) if way.cache else 0
+    finally:
+        if way.cache is not None:
+            model.disable_cache()
+    return images.cpu(), held
+
+
+def controls(pipeline: ClassToImagePipeline, way: Way, sampling: Sampling) -> dict[str, Way]:
+    """What costs at most the same FLOPs as a cached way: fewer steps, and branch 0 with a Taylor forecast."""
+    budget = price_of(pipeline, way, sampling).flops(plan_of(pipeline, way))
+    bare = Way(way.steps, SkipCacheConfig(interval=1, branch=0))
+    cost = price_of(pipeline, bare, sampling)
+    calls = len(timesteps_of(pipeline, way.steps))
+    fewer = max(2, int(way.steps * (budget / cost.full_flops) / calls))
+    computed = int((budget - calls * cost.cached_flops) // (cost.full_flops - cost.cached_flops))
+    spread = tuple(sorted({round(i * calls / max(1, computed)) for i in range(max(1, computed))}))
+    return {
+        f"{fewer} steps": Way(fewer),
+        "branch 0, taylor 1": Way(way.steps, SkipCacheConfig(steps=spread, branch=0, forecast="taylor")),
+    }
+
+
+def compare(
+    pipeline: ClassToImagePipeline, ways: Mapping[str, Way], sampling: Sampling, *, repeats: int, warmup: int
+) -> dict[str, Result]:
+    """Draw the same noise in every way, in turns; the first way is the reference of speed and fidelity.
+
+    Raises: ValueError for ways that do not fit the model.
+    """
+    plans = {name: plan_of(pipeline, way) for name, way in ways.items()}
+    prices = {name: price_of(pipeline, way, sampling) for name, way in ways.items()}
+    drawn: dict[str, tuple[Tensor, int]] = {}
+    pipeline.set_progress_bar_config(disable=True)
+    with tqdm(total=len(ways) * (repeats + warmup), desc="drawing", unit="run") as bar:
+
+        def candidate(name: str) -> None:
+            bar.set_postfix_str(name)
+            drawn[name] = draw(pipeline, ways[name], sampling)
+            bar.update()
+
+        latencies = measure_side_by_side(
+            {name: (lambda name=name: candidate(name)) for name in ways},
+            repeats=repeats, warmup=warmup, device=pipeline.device,
+        )  # fmt: skip
+    first = next(iter(ways))
+    return {
+        name: Result(
+            plan=plans[name],
+            flops=prices[name].flops(plans[name]),
+            predicted_speedup=prices[first].flops(plans[first]) / prices[name].flops(plans[name]),
+            latency=latencies[name],
+            measured_speedup=latencies[first].median / latencies[name].median,
+            bytes_remembered=drawn[name][1],
+            fidelity=None if name == first else fidelity(drawn[name][0], drawn[first][0]),
+            images=drawn[name][0],
+        )
+        for name in ways
+    }
+
+
+def table(results: Mapping[str, Result]) -> str:
+    """Results as aligned text, one way a line."""
+    header = ("", "plan", "full", "cached", "GFLOPs", "predicted", "seconds", "measured", "kB held", "PSNR dB", "SSIM")
+    rows = [
+        (
+            name,
+            short(str(result.plan)),
+            str(result.plan.full),
+            str(result.plan.cached),
+            f"{result.flops / 1e9:.1f}",
+            f"{result.predicted_speedup:.2f}x",
+            f"{result.latency.median:.2f}",
+            f"{result.measured_speedup:.2f}x",
+            f"{result.bytes_remembered / 1e3:.0f}",
+            f"{result.fidelity.psnr:.1f}" if result.fidelity else "-",
+            f"{result.fidelity.ssim:.4f}" if result.fidelity else "-",
+        )
+        for name, result in results.items()
+    ]
+    return aligned([header, *rows])
+
+
+def short(text: str, *, limit: int = 16) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as text: the first two columns to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    align = [str.ljust, str.ljust, *[str.rjust] * (len(widths) - 2)]
+    return "\n".join(
+        "  ".join(place(cell, width) for place, cell, width in zip(align, row, widths, strict=True)).rstrip()
+        for row in rows
+    )

@@ -1,0 +1,154 @@
+"""Published checkpoint files -> models: the architecture is read off the tensors.
+
+    {name: tensor}  or  {"ema": {...}, "model": {...}, "opt": ..., "args": Namespace}       (.pt, or .safetensors flat)
+"""
+
+import argparse
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from skipdit.models import DiT
+from skipdit.models.dit import SIZES
+
+WRAPPERS = ("ema", "model")  # the averaged weights first: they are what one samples from
+PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile
+LISTED_KEYS = 5
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read, or does not hold what the model needs."""
+
+
+def load_original(source: str | Path | Mapping[str, Any], *, arch: str = "dit", **overrides: Any) -> DiT:
+    """A model from a checkpoint in a published format, in eval mode.
+
+    Args:
+        source: a .pt or .safetensors file, or the dict that it holds; flat, or inside "ema" or "model".
+        arch: "dit".
+        overrides: arguments of the model that tensors cannot tell, such as num_heads of an unpublished width,
+            sample_size of a rectangle, or class_dropout_prob=0 for a table without a null class.
+
+    Raises:
+        ValueError: unknown `arch`, or an argument that is missing or out of bounds.
+        CheckpointError: a file that is no checkpoint (truncated, pickled code), or keys and shapes that do not fit.
+    """
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"unknown arch {arch!r}: take one of {', '.join(ARCHITECTURES)}")
+    state = unwrap(source if isinstance(source, Mapping) else read(Path(source)))
+    model_class, infer = ARCHITECTURES[arch]
+    try:
+        config = infer(state, overrides)
+    except (KeyError, IndexError) as missing:
+        raise CheckpointError(f"this is no {arch} checkpoint: {missing} is missing among {len(state)} tensors") from None
+    with torch.device("meta"):
+        model = model_class(**config)
+    fill(model, state)
+    return model.eval()
+
+
+def read(path: Path) -> Mapping[str, Any]:
+    """The dict inside a checkpoint file. Nothing is unpickled but tensors, containers and argparse's Namespace."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: name a .pt or .safetensors file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} is refused: {first_line(error)}; ask for it as safetensors") from None
+    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({first_line(error)}): download or copy it again") from None
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def unwrap(checkpoint: Any) -> dict[str, Tensor]:
+    """The flat state dict inside a checkpoint, its keys without the prefixes of wrappers."""
+    if not isinstance(checkpoint, Mapping):
+        raise CheckpointError(f"the checkpoint is a {type(checkpoint).__name__}: it must be a dict of tensors")
+    inner = next((checkpoint[name] for name in WRAPPERS if isinstance(checkpoint.get(name), Mapping)), checkpoint)
+    strays = [key for key, value in inner.items() if not isinstance(value, Tensor)]
+    if strays or not inner:
+        raise CheckpointError(f"the checkpoint holds {listed(strays) or 'nothing'} where tensors belong")
+    return {without_prefix(key): tensor for key, tensor in inner.items()}
+
+
+def without_prefix(key: str) -> str:
+    for prefix in PREFIXES:
+        key = key.removeprefix(prefix)
+    return key
+
+
+def infer_dit(state: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `DiT` from the shapes of its tensors, and `overrides` over them."""
+    hidden_size, in_channels, patch_size, _ = state["x_embedder.proj.weight"].shape
+    depth = count(state, "blocks")
+    has_null = overrides.get("class_dropout_prob", 0.1) > 0
+    inferred = {
+        "hidden_size": hidden_size,
+        "in_channels": in_channels,
+        "patch_size": patch_size,
+        "out_channels": len(state["final_layer.linear.bias"]) // patch_size**2,
+        "depth": depth,
+        "mlp_ratio": len(state["blocks.0.mlp.fc1.bias"]) / hidden_size,
+        "num_classes": len(state["y_embedder.embedding_table.weight"]) - has_null,
+        "num_skips": count(state, "skip_linears"),
+    }
+    if "sample_size" not in overrides:
+        inferred["sample_size"] = patch_size * square_side(state["pos_embed"].shape[1])
+    if "num_heads" not in overrides:
+        inferred["num_heads"] = published_heads(depth, hidden_size)
+    return inferred | dict(overrides)
+
+
+def count(state: Mapping[str, Tensor], name: str) -> int:
+    """How many modules a ModuleList `name` has: one more than its largest index, 0 where there is none."""
+    indices = [int(key.split(".")[1]) for key in state if key.startswith(f"{name}.")]
+    return max(indices, default=-1) + 1
+
+
+def square_side(tokens: int) -> int:
+    side = round(tokens**0.5)
+    if side * side != tokens:
+        raise ValueError(f"the position table has {tokens} tokens, which is no square: pass sample_size=(height, width)")
+    return side
+
+
+def published_heads(depth: int, hidden_size: int) -> int:
+    for known_depth, known_size, heads in SIZES.values():
+        if (known_depth, known_size) == (depth, hidden_size):
+            return heads
+    raise ValueError(f"depth {depth} at width {hidden_size} is no published size: pass num_heads, which no tensor tells")
+
+
+def fill(model: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a model on the meta device its weights without a copy; every key and shape must fit."""
+    own = model.state_dict()
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    misshapen = [
+        f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
+        for key in sorted(own.keys() & state.keys())
+        if state[key].shape != own[key].shape
+    ]
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    if any(faults.values()):
+        raise CheckpointError("; ".join(f"{len(keys)} {fault}: {listed(keys)}" for fault, keys in faults.items() if keys))
+    model.load_state_dict(state, assign=True)
+
+
+def listed(keys: list[str]) -> str:
+    more = f" and {len(keys) - LISTED_KEYS} more" if len(keys) > LISTED_KEYS else ""
+    return ", ".join(keys[:LISTED_KEYS]) + more
+
+
+ARCHITECTURES = {"dit": (DiT, infer_dit)}

@@ -1,0 +1,137 @@
+"""The models under contract, tiny and real, and the words in which the laws about them are written."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from skipdit import DiT, SkipCacheConfig
+from skipdit.caching.hook import skip_cache_hook
+from skipdit.caching.reuse import Memory
+from skipdit.models.base import LongSkipModel
+
+TIMESTEPS = (900, 800, 700, 600, 500)
+Inputs = dict[str, Tensor]
+
+
+class Subject(ABC):
+    """What a model brings to the contract. A new model is one class of three methods."""
+
+    @abstractmethod
+    def build(self, *, depth: int = 6, num_skips: int = 3) -> LongSkipModel:
+        """A tiny model in eval mode, the same at every call, none of whose weights is zero (`randomised`)."""
+
+    @abstractmethod
+    def inputs(self, timestep: float, *, batch: int = 2, tall: bool = False, seed: int = 0) -> Inputs:
+        """Keyword arguments of one call: fresh noise and conditions, the same for the same arguments.
+
+        `tall` asks for a larger image; `seed` for other noise and other conditions.
+        """
+
+    @abstractmethod
+    def layers(self, model: LongSkipModel) -> Sequence[nn.Module]:
+        """One module for each layer, called once when the layer runs."""
+
+    @pytest.fixture
+    def model(self) -> LongSkipModel:
+        return self.build()
+
+    def cached(self, config: SkipCacheConfig, **architecture) -> LongSkipModel:
+        model = self.build(**architecture)
+        model.enable_cache(config)
+        return model
+
+    def run(self, model: LongSkipModel, timesteps: Sequence[float] = TIMESTEPS, **like) -> list[Tensor]:
+        """The outputs of a model at each timestep, each for noise of its own."""
+        return [sample(model, self.inputs(timestep, **like)) for timestep in timesteps]
+
+
+class DiTSubject(Subject):
+    def build(self, *, depth: int = 6, num_skips: int = 3, **config) -> DiT:
+        sizes = {"sample_size": 4, "hidden_size": 16, "num_heads": 2, "num_classes": 10}
+        return randomised(DiT(depth=depth, num_skips=num_skips, **sizes | config))
+
+    def inputs(self, timestep: float, *, batch: int = 2, tall: bool = False, seed: int = 0) -> Inputs:
+        rng = torch.Generator().manual_seed(1000 * seed + int(timestep))
+        labels = torch.Generator().manual_seed(seed)
+        return {
+            "hidden_states": torch.randn(batch, 4, 8 if tall else 4, 4, generator=rng),
+            "timestep": torch.full((batch,), timestep),
+            "class_labels": torch.randint(0, 11, (batch,), generator=labels),
+        }
+
+    def layers(self, model: DiT) -> Sequence[nn.Module]:
+        return list(model.blocks)
+
+
+def randomised(model: nn.Module, *, seed: int = 0) -> nn.Module:
+    """The model with every weight drawn anew, so that no gate is shut and no skip is idle; in eval mode."""
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.2, generator=rng)
+    return model.eval()
+
+
+@torch.no_grad()
+def sample(model: nn.Module, inputs: Inputs) -> Tensor:
+    return model(**inputs).sample
+
+
+@torch.no_grad()
+def in_context(model: LongSkipModel, name: str, inputs: Inputs, **where) -> Tensor:
+    with model.cache_context(name, **where):
+        return model(**inputs).sample
+
+
+def joined(*parts: Inputs) -> Inputs:
+    """Several calls as one batch."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def memories(model: LongSkipModel) -> dict[str, Memory]:
+    return skip_cache_hook(model).memories.items()
+
+
+def tensors_remembered(model: LongSkipModel) -> list[Tensor]:
+    past = [step for memory in memories(model).values() for step in memory.past]
+    return [value for step in past for value in step if isinstance(value, Tensor)]
+
+
+@contextmanager
+def recorded(layers: Sequence[nn.Module]) -> Iterator[list[int]]:
+    """The indices of the layers that run, in order."""
+    ran: list[int] = []
+    hooks = [
+        layer.register_forward_hook(lambda *_, index=index: ran.append(index)) for index, layer in enumerate(layers)
+    ]
+    yield ran
+    for hook in hooks:
+        hook.remove()
+
+
+@contextmanager
+def raising(layer: nn.Module, error: BaseException) -> Iterator[None]:
+    def fail(*_):
+        raise error
+
+    hook = layer.register_forward_hook(fail)
+    yield
+    hook.remove()
+
+
+def assert_equal(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> None:
+    """Bit for bit, tensor by tensor; the message says which differ."""
+    same = [a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(ours, theirs, strict=True)]
+    assert all(same), f"tensors {[i for i, equal in enumerate(same) if not equal]} of {len(same)} differ"
+
+
+def no_step_equal(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
+    return not any(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+Make = Callable[..., LongSkipModel]
