@@ -1,4 +1,4 @@
-"""Skip-Cache: when the trunk is computed, what stands in for it otherwise, and the one place where both meet a model."""
+"""Skip-Cache: when the trunk is computed, what stands in for it otherwise, and where both meet a model."""
 
 from skipdit.caching.config import PRESETS, SkipCacheConfig
 from skipdit.caching.forecast import Computed, Forecaster

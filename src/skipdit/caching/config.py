@@ -78,13 +78,13 @@ class SkipCacheConfig:
         if self.window is not None and (len(self.window) != 2 or self.window[0] > self.window[1]):
             raise ValueError(f"window is {self.window}: give (stop, start) in timesteps, stop <= start, as (20, 1000)")
         if self.order is not None and (self.forecast != "taylor" or self.order not in (1, 2)):
-            raise ValueError(f"order is {self.order!r} with forecast {self.forecast!r}: taylor takes 1 or 2, others none")
+            raise ValueError(f"order is {self.order!r} with forecast {self.forecast!r}: taylor takes 1 or 2")
         _ = self.schedule, self.forecaster  # each raises for what it cannot be made of
 
     def _check_alone(self, *names: str) -> None:
         for name in names:
             if (value := getattr(self, name)) is not None:
-                raise ValueError(f"{name} is {value} beside steps {list(self.steps)}: give steps alone, or leave them out")
+                raise ValueError(f"{name} is {value} beside steps {list(self.steps)}: give steps alone, or not at all")
 
 
 def _is_int(value: Any) -> bool:

@@ -85,7 +85,7 @@ def imported(name: str) -> Forecaster:
     try:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"forecast {name!r} cannot be imported ({error}): name an importable module:attribute") from None
+        raise ValueError(f"forecast {name!r} cannot be imported ({error}): name a module:attribute") from None
     if not isinstance(found, Forecaster):
         raise ValueError(f"forecast {name!r} is a {type(found).__name__}: it must be a skipdit.caching.Forecaster")
     return found

@@ -118,7 +118,8 @@ class SkipCacheMixin(CacheMixin):
             raise ValueError(f"a cache is on already ({self._cache_config}): call disable_cache() first")
         config.check_depth(self.depth)
         if 2 * config.branch == self.depth and config.interval != 1:
-            warnings.warn(f"branch {config.branch} leaves no trunk in {self.depth} layers: nothing is saved", stacklevel=2)
+            message = f"branch {config.branch} leaves no trunk in {self.depth} layers: it saves nothing"
+            warnings.warn(message, stacklevel=2)
         registry = HookRegistry.check_if_exists_or_initialize(self)
         registry.register_hook(SkipCacheHook(config), HOOK_NAME)
         self._cache_config = config
@@ -144,7 +145,8 @@ class SkipCacheMixin(CacheMixin):
         registries = [m._diffusers_hook for m in self.modules() if hasattr(m, "_diffusers_hook")]
         if not any(registry.hooks for registry in registries):
             self._cache_config = None
-            raise ValueError(f"{type(config).__name__} found no layer to hook in {type(self).__name__}: use SkipCacheConfig")
+            found_none = f"{type(config).__name__} found no layer to hook in {type(self).__name__}"
+            raise ValueError(f"{found_none}: use SkipCacheConfig")
 
     def __getstate__(self) -> dict[str, Any]:
         # diffusers' hooks are closures over this very model: a copy carries the setting and makes its own.
@@ -180,7 +182,8 @@ def check_inference(module: torch.nn.Module) -> None:
 def check_alone(module: torch.nn.Module) -> None:
     others = [name for name in module._diffusers_hook.hooks if name != HOOK_NAME]
     if others or hasattr(module, "_hf_hook"):
-        raise RuntimeError(f"a model with other hooks ({', '.join(others) or 'accelerate'}) cannot be copied: remove them")
+        names = ", ".join(others) or "accelerate's"
+        raise RuntimeError(f"a model with a cache and other hooks ({names}) cannot be copied: remove one of them first")
 
 
 def bound_inputs(module: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:

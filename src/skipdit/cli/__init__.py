@@ -47,7 +47,7 @@ def run(verb: str, arguments: Sequence[str]) -> None:
 
 def usage() -> str:
     lines = "\n".join(f"  {verb:8}{caption}" for verb, caption in VERBS.items())
-    return f"usage: skipdit COMMAND [--help] [--debug]\n\n{lines}\n\nskipdit COMMAND --help shows the flags of a command."
+    return f"usage: skipdit COMMAND [--help] [--debug]\n\n{lines}\n\nskipdit COMMAND --help shows its flags."
 
 
 def explanation(error: BaseException) -> str:

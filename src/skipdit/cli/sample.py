@@ -21,7 +21,7 @@ GRID_COLUMNS = 10
 
 @dataclass(frozen=True)
 class Sample:
-    """Draw images. A run that was interrupted goes on with the same command, and no image is drawn twice or left out."""
+    """Draw images. An interrupted run goes on with the same command; no image is drawn twice or left out."""
 
     model: tyro.conf.Positional[str]
     """fashion-skip, fashion-dit, a model or pipeline folder, or a checkpoint file"""
@@ -129,16 +129,18 @@ def draw_missing(pipeline: "ClassToImagePipeline", labels: list[int], folder: Pa
     return time.perf_counter() - begin
 
 
-def draw_batch(pipeline: "ClassToImagePipeline", labels: list[int], batch: list[int], folder: Path, config: Sample, *, on_step: Any) -> None:
+def draw_batch(
+    pipeline: "ClassToImagePipeline", labels: list[int], batch: list[int], folder: Path, config: Sample, *, on_step: Any
+) -> None:
     from skipdit.evaluation import save_png
-    from skipdit.evaluation.compare import image_generator
+    from skipdit.randomness import generator
 
     images = pipeline(
         [labels[index] for index in batch],
         guidance_scale=config.guidance_scale,
         guidance_channels=guided_channels(config.guidance_channels),
         num_inference_steps=config.steps,
-        generator=[image_generator(config.seed, index) for index in batch],
+        generator=[generator(config.seed, index) for index in batch],
         on_step=on_step,
     ).images
     for index, image in zip(batch, images, strict=True):

@@ -46,5 +46,6 @@ def train(config: "TrainConfig") -> None:
             training.train(config, on_step=show, preview=draw)
         except KeyboardInterrupt:
             saved = training.checkpointed_step(config.out)
-            raise KeyboardInterrupt(f"interrupted; the same command goes on at step {saved} of {config.steps}") from None
+            goes_on = f"the same command goes on at step {saved} of {config.steps}"
+            raise KeyboardInterrupt(f"interrupted; {goes_on}") from None
     print(f"{config.out / 'model'}: {config.steps} steps on {config.dataset}")

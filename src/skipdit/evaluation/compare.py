@@ -7,8 +7,6 @@ The controls that every cached result is held against, at equal FLOPs: fewer ste
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -17,6 +15,7 @@ from skipdit.evaluation.cost import Latency, measure_side_by_side
 from skipdit.evaluation.fidelity import Fidelity, fidelity
 from skipdit.evaluation.price import Price, price, settings
 from skipdit.pipelines import ClassToImagePipeline
+from skipdit.randomness import generator
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,6 @@ class Result:
     images: Tensor
 
 
-def image_generator(seed: int, index: int) -> torch.Generator:
-    """The noise of image `index` of a run: its own stream, so that batches and resuming change nothing."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0] >> 1))
-
-
 def timesteps_of(pipeline: ClassToImagePipeline, steps: int) -> list[float]:
     """The timesteps of a run, one for each call of the model."""
     pipeline.scheduler.set_timesteps(steps)
@@ -86,7 +80,7 @@ def draw(pipeline: ClassToImagePipeline, way: Way, sampling: Sampling) -> tuple[
             guidance_scale=sampling.guidance_scale,
             guidance_channels=sampling.guidance_channels,
             num_inference_steps=way.steps,
-            generator=[image_generator(sampling.seed, index) for index in range(len(sampling.labels))],
+            generator=[generator(sampling.seed, index) for index in range(len(sampling.labels))],
             output_type="pt",
         ).images
         held = sum(stats.bytes_remembered for stats in model.cache_stats().values()) if way.cache else 0

@@ -27,7 +27,7 @@ def to_uint8(images: Tensor) -> np.ndarray:
     that go under `arr_0` into the .npz of the ADM evaluator.
     Shapes: images [B, C, H, W] in [0, 1] (clamped if not) -> uint8 [B, H, W, C].
     Raises: ValueError for integers, or for NaN, which has no pixel.
-    Source: facebookresearch/DiT, sample_ddp.py (behaviour only).
+    Source: the published sampling script of DiT (arXiv 2212.09748).
     """
     _check_values(images)
     pixels = (255 * images.detach().cpu().double() + 0.5).clamp(0, 255).to(torch.uint8)

@@ -46,7 +46,7 @@ def load_original(source: str | Path | Mapping[str, Any], *, arch: str = "dit", 
     try:
         config = infer(state, overrides)
     except (KeyError, IndexError) as missing:
-        raise CheckpointError(f"this is no {arch} checkpoint: {missing} is missing among {len(state)} tensors") from None
+        raise CheckpointError(f"no {arch} checkpoint: {missing} is missing among {len(state)} tensors") from None
     with torch.device("meta"):
         model = model_class(**config)
     fill(model, state)
@@ -120,7 +120,7 @@ def count(state: Mapping[str, Tensor], name: str) -> int:
 def square_side(tokens: int) -> int:
     side = round(tokens**0.5)
     if side * side != tokens:
-        raise ValueError(f"the position table has {tokens} tokens, which is no square: pass sample_size=(height, width)")
+        raise ValueError(f"pos_embed has {tokens} tokens, which is no square: pass sample_size=(height, width)")
     return side
 
 
@@ -128,7 +128,7 @@ def published_heads(depth: int, hidden_size: int) -> int:
     for known_depth, known_size, heads in SIZES.values():
         if (known_depth, known_size) == (depth, hidden_size):
             return heads
-    raise ValueError(f"depth {depth} at width {hidden_size} is no published size: pass num_heads, which no tensor tells")
+    raise ValueError(f"depth {depth} at width {hidden_size} is no published size: pass num_heads")
 
 
 def fill(model: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -142,7 +142,8 @@ def fill(model: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
     ]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
     if any(faults.values()):
-        raise CheckpointError("; ".join(f"{len(keys)} {fault}: {listed(keys)}" for fault, keys in faults.items() if keys))
+        found = (f"{len(keys)} {fault}: {listed(keys)}" for fault, keys in faults.items() if keys)
+        raise CheckpointError(f"the checkpoint does not fit: {'; '.join(found)}")
     model.load_state_dict(state, assign=True)
 
 

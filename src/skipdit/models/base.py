@@ -27,7 +27,7 @@ class LongSkipModel(LongSkipTransformer, SkipCacheMixin, ModelMixin, ConfigMixin
         return self._compiled_rooms or super().rooms
 
     def compile(self, **options: Any) -> None:
-        """Compile head, trunk and tail apart, so that full and cached steps share graphs; takes torch.compile's options."""
+        """Compile head, trunk and tail apart, for full and cached steps alike; takes torch.compile's options."""
         self._compiled_rooms = Rooms(*(torch.compile(room, **options) for room in super().rooms))
 
     def call_layer(self, layer: torch.nn.Module, *inputs: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""diffusers pipelines for what diffusers has no pipeline for; text pipelines are diffusers' own, with our transformer."""
+"""diffusers pipelines for what diffusers has no pipeline for; text pipelines are diffusers' own."""
 
 from skipdit.pipelines.class_to_image import ClassToImagePipeline
 

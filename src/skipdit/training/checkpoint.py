@@ -24,7 +24,8 @@ def save(folder: Path, *, step: int, model: nn.Module, ema: EMA, optimizer: torc
     final, partial = folder / f"{PREFIX}{step:08d}", folder / f".partial-{step:08d}"
     try:
         partial.mkdir(parents=True)
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial / "model.safetensors")
+        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, partial / "model.safetensors")
         save_file(ema.weights, partial / "ema.safetensors")
         torch.save(optimizer.state_dict(), partial / "optimizer.pt")
         (partial / "state.json").write_text(json.dumps({"step": step}))

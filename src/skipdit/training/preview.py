@@ -5,7 +5,7 @@ from torch import Tensor
 
 from skipdit.diffusion import NoiseSchedule, ddim, respace
 from skipdit.models import DiT
-from skipdit.training.randomness import generator
+from skipdit.randomness import generator
 
 
 def preview(model: DiT, *, num_steps: int, rows: int = 4, seed: int = 0) -> Tensor:

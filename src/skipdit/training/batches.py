@@ -1,13 +1,9 @@
-"""Every random number of a run is a function of (seed, step, rank), so that resuming changes nothing."""
+"""Which samples a step sees: a function of (seed, step)."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
-
-def generator(*key: int) -> torch.Generator:
-    """A CPU generator seeded by a tuple of non-negative integers; distinct tuples give independent streams."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+from skipdit.randomness import generator
 
 
 def batch_indices(step: int, *, dataset_size: int, batch_size: int, seed: int) -> Tensor:
