@@ -1,7 +1,7 @@
 """The models under contract, tiny and real, and the words in which the laws about them are written."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -128,10 +128,3 @@ def assert_equal(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> None:
     """Bit for bit, tensor by tensor; the message says which differ."""
     same = [a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(ours, theirs, strict=True)]
     assert all(same), f"tensors {[i for i, equal in enumerate(same) if not equal]} of {len(same)} differ"
-
-
-def no_step_equal(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
-    return not any(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-
-
-Make = Callable[..., LongSkipModel]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from skipdit.cli.flags import Cache, guided_channels, parse
+from skipdit.cli.flags import Cache, check_positive, check_seed, guided_channels, parse, place
 
 if TYPE_CHECKING:
     from skipdit.caching import SkipCacheConfig
@@ -51,16 +51,16 @@ def command(arguments: Sequence[str]) -> None:
 
 def bench(config: Bench) -> dict[str, "Result"]:
     """Measure; prints the table, writes the JSON and returns the results by name."""
-    import torch
-
     from skipdit.caching import SkipCacheConfig
     from skipdit.cli.sample import wanted_labels
     from skipdit.evaluation.compare import Sampling, Way, compare, controls, table
     from skipdit.hub import load_pipeline
 
+    check_positive(config, "steps", "repeats")
+    check_seed(config.seed)
     cache = config.cache.config() or SkipCacheConfig()
     pipeline = load_pipeline(config.model, scheduler=config.scheduler, vae=config.vae)
-    pipeline.to(config.device, getattr(torch, config.dtype))
+    place(pipeline, device=config.device, dtype=config.dtype)
     sampling = Sampling(
         labels=tuple(pipeline.check_labels(wanted_labels(config, pipeline.transformer.config.num_classes))),
         guidance_scale=config.guidance_scale,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from skipdit.cli.flags import parse
+from skipdit.cli.flags import check_positive, check_seed, parse
 
 MODEL = "fashion-skip"
 GAIN = 4.0  # of the difference row, so that it can be seen
@@ -34,6 +34,8 @@ def demo(config: Demo) -> None:
     from skipdit.evaluation.compare import Sampling, Way, compare, table
     from skipdit.hub import load_pipeline
 
+    check_positive(config, "steps")
+    check_seed(config.seed)
     pipeline = load_pipeline(MODEL, scheduler="ddim")
     caches = [SkipCacheConfig(interval=config.interval, forecast=forecast) for forecast in ("hold", "taylor")]
     ways = {UNCACHED: Way(config.steps)} | {name_of(cache): Way(config.steps, cache) for cache in caches}

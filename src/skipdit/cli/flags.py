@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
 if TYPE_CHECKING:
     from skipdit.caching import SkipCacheConfig
+    from skipdit.pipelines import ClassToImagePipeline
 
 T = TypeVar("T")
 
@@ -58,6 +59,26 @@ def guided_channels(text: str) -> int | str:
     if text != "all" and not text.isdigit():
         raise ValueError(f"guidance_channels is {text!r}: give a number of channels, or all")
     return text if text == "all" else int(text)
+
+
+def check_positive(config: Any, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}: it must be at least 1")
+
+
+def check_seed(seed: int) -> None:
+    if seed < 0:
+        raise ValueError(f"seed is {seed}: it must be at least 0")
+
+
+def place(pipeline: ClassToImagePipeline, *, device: str, dtype: str) -> None:
+    """Move a pipeline's modules to a device and dtype, where they differ."""
+    import torch
+
+    for module in filter(None, (pipeline.transformer, pipeline.vae)):
+        # Not its own `to`, which warns of every dtype, whether it casts or not (diffusers 0.42).
+        torch.nn.Module.to(module, device, getattr(torch, dtype))
 
 
 def parse(kind: type[T], verb: str, arguments: Sequence[str]) -> T:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from skipdit.cli.flags import Cache, guided_channels, parse
+from skipdit.cli.flags import Cache, check_positive, check_seed, guided_channels, parse, place
 
 if TYPE_CHECKING:
     from skipdit.caching import Plan, SkipCacheConfig
@@ -56,18 +56,17 @@ def command(arguments: Sequence[str]) -> None:
 
 def sample(config: Sample) -> None:
     """Draw what `config` says; prints where it went, the plan and the seconds."""
-    import torch
-
     from skipdit.evaluation.compare import Way, plan_of
     from skipdit.hub import load_pipeline
 
     check(config)
     cache = config.cache.config()
     pipeline = load_pipeline(config.model, scheduler=config.scheduler, vae=config.vae)
-    pipeline.to(config.device, getattr(torch, config.dtype))
+    place(pipeline, device=config.device, dtype=config.dtype)
     pipeline.set_progress_bar_config(disable=True)
     labels = pipeline.check_labels(wanted_labels(config, pipeline.transformer.config.num_classes))
     pipeline.check_guidance(config.guidance_scale, guided_channels(config.guidance_channels))
+    pipeline.check_output("pil")
     planned = plan_of(pipeline, Way(config.steps, cache))
     folder = open_run(config, cache, planned)
     if config.compile:
@@ -82,11 +81,8 @@ def sample(config: Sample) -> None:
 
 
 def check(config: Sample) -> None:
-    for name in ("steps", "batch_size"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}: it must be at least 1")
-    if config.num_images is not None and config.num_images < 1:
-        raise ValueError(f"num_images is {config.num_images}: it must be at least 1")
+    check_positive(config, "steps", "batch_size", *(["num_images"] if config.num_images is not None else []))
+    check_seed(config.seed)
     if config.out.suffix not in ("", ".png", ".npz"):
         raise ValueError(f"out is {str(config.out)!r}: it must end in .png or .npz, or be a folder")
 
@@ -170,7 +166,7 @@ def write_grid(paths: list[Path], out: Path) -> None:
 
     from skipdit.evaluation import grid, save_png
 
-    images = torch.stack([torch.from_numpy(np.atleast_3d(np.asarray(Image.open(path)))) for path in paths])
+    images = torch.stack([torch.from_numpy(np.atleast_3d(np.array(Image.open(path)))) for path in paths])
     scale = max(1, 64 // images.shape[1])
     save_png(grid(images.permute(0, 3, 1, 2) / 255, columns=min(GRID_COLUMNS, len(paths)), scale=scale), out)
 

@@ -1,12 +1,16 @@
 """One name for a model, however it is kept: an embedded name, a folder or a checkpoint file -> a pipeline."""
 
+import inspect
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from diffusers import AutoencoderKL
+from diffusers.utils import logging
 
-from skipdit.hub.original import CheckpointError, first_line, load_original
+from skipdit.hub.original import CheckpointError, first_line, listed, load_original
 from skipdit.models import DiT
 from skipdit.pipelines import ClassToImagePipeline
 from skipdit.pipelines.schedulers import make_scheduler
@@ -32,14 +36,12 @@ def load_pipeline(source: str, *, scheduler: str = "ddpm", vae: str | None = Non
         CheckpointError: what lies there is not a whole model.
     """
     path = locate(source)
-    if (path / "model_index.json").exists():
-        pipeline = whole(ClassToImagePipeline, path)
-        model, vae_module = pipeline.transformer, pipeline.vae
-    else:
-        model, vae_module = load_model(source, path), None
-    if vae is not None:
-        vae_module = whole(AutoencoderKL, Path(vae))
-    return ClassToImagePipeline(model, make_scheduler(scheduler, learned_variance=learns_variance(model)), vae_module)
+    is_pipeline = (path / "model_index.json").exists()
+    model = whole(DiT, path / "transformer").float().eval() if is_pipeline else load_model(source, path)
+    noise = make_scheduler(scheduler, learned_variance=learns_variance(model))
+    if vae is None and not (is_pipeline and (path / "vae").exists()):
+        return ClassToImagePipeline(model, noise)
+    return ClassToImagePipeline(model, noise, load_vae(path / "vae" if vae is None else Path(vae)))
 
 
 def locate(source: str) -> Path:
@@ -50,8 +52,7 @@ def model_config(source: str) -> dict[str, Any]:
     """The arguments of a model by embedded name or folder, without its weights; ValueError for another name."""
     for folder in (locate(source), locate(source) / "transformer"):
         if (folder / "config.json").exists():
-            config = json.loads((folder / "config.json").read_text())
-            return {name: value for name, value in config.items() if not name.startswith("_")}
+            return {name: value for name, value in read_config(folder).items() if not name.startswith("_")}
     raise ValueError(f"unknown model {source!r}: take a size as XL/2, one of {', '.join(EMBEDDED)}, or a model folder")
 
 
@@ -66,12 +67,55 @@ def load_model(source: str, path: Path) -> DiT:
     )
 
 
+def load_vae(path: Path) -> AutoencoderKL:
+    if not (path / "config.json").exists():
+        raise ValueError(f"vae is {str(path)!r}: name the folder of an AutoencoderKL, with its config.json")
+    return whole(AutoencoderKL, path)
+
+
 def whole(kind: type, path: Path):
-    """`kind.from_pretrained(path)`, which answers a broken folder with one line."""
+    """`kind.from_pretrained(path)`, but with an error where diffusers warns and draws missing weights at random."""
+    check_config(kind, path)
     try:
-        return kind.from_pretrained(path, **({"low_cpu_mem_usage": False} if kind is DiT else {}))
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        with warnings_off():
+            model, keys = kind.from_pretrained(
+                path, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+            )
+    except Exception as error:  # whatever diffusers makes of a broken folder
         raise CheckpointError(f"{path} does not hold a whole {kind.__name__}: {first_line(error)}") from None
+    for fault in ("missing", "unexpected"):
+        if names := sorted(keys[f"{fault}_keys"]):
+            raise CheckpointError(f"{path} does not fit its config.json: {len(names)} {fault}: {listed(names)}")
+    return model
+
+
+def check_config(kind: type, path: Path) -> None:
+    config, known = read_config(path), inspect.signature(kind.__init__).parameters
+    if (found := config.get("_class_name")) != kind.__name__:
+        raise CheckpointError(f"{path} holds a {found}: a {kind.__name__} is needed")
+    if unknown := [name for name in config if name not in known and not name.startswith("_")]:
+        raise CheckpointError(f"{path / 'config.json'} sets {listed(unknown)}: a {kind.__name__} has no such setting")
+
+
+@contextmanager
+def warnings_off() -> Iterator[None]:
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): copy the folder again") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} holds a {type(config).__name__}: it must hold settings by name")
+    return config
 
 
 def learns_variance(model: DiT) -> bool:

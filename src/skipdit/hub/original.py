@@ -5,12 +5,13 @@
 
 import argparse
 import pickle
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -60,16 +61,35 @@ def read(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        check_archive(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} is refused: {first_line(error)}; ask for it as safetensors") from None
-    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{path} is refused: {refusal(error)}; ask for it as safetensors") from None
+    except (OSError, CheckpointError):
+        raise
+    except Exception as error:  # a damaged file may fail in any way
         raise CheckpointError(f"{path} cannot be read ({first_line(error)}): download or copy it again") from None
 
 
+def check_archive(path: Path) -> None:
+    """Refuse what `torch.save` did not write (plain pickles, torch before 1.6), and what has lost its end."""
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            remedy = "download or copy it again, or ask for it as safetensors"
+            raise CheckpointError(f"{path} is no archive of torch.save, or not all of one: {remedy}")
+
+
+def refusal(error: pickle.UnpicklingError) -> str:
+    """What a file wants to unpickle besides tensors, where torch names it."""
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    return f"it calls for {named[1]}, which is no tensor" if named else "it is no file of tensors"
+
+
 def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    """The first line of an error, and the second where the first only announces it."""
+    first, *rest = (str(error).strip() or type(error).__name__).splitlines()
+    return (f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first).rstrip(".")
 
 
 def unwrap(checkpoint: Any) -> dict[str, Tensor]:
@@ -77,44 +97,52 @@ def unwrap(checkpoint: Any) -> dict[str, Tensor]:
     if not isinstance(checkpoint, Mapping):
         raise CheckpointError(f"the checkpoint is a {type(checkpoint).__name__}: it must be a dict of tensors")
     inner = next((checkpoint[name] for name in WRAPPERS if isinstance(checkpoint.get(name), Mapping)), checkpoint)
-    strays = [key for key, value in inner.items() if not isinstance(value, Tensor)]
+    strays = [str(key) for key, value in inner.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if strays or not inner:
         raise CheckpointError(f"the checkpoint holds {listed(strays) or 'nothing'} where tensors belong")
     return {without_prefix(key): tensor for key, tensor in inner.items()}
 
 
 def without_prefix(key: str) -> str:
-    for prefix in PREFIXES:
-        key = key.removeprefix(prefix)
+    """A key without the prefixes of wrappers, in whatever order they were put around the model."""
+    while key.startswith(PREFIXES):
+        key = key.split(".", 1)[1]
     return key
 
 
 def infer_dit(state: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `DiT` from the shapes of its tensors, and `overrides` over them."""
-    hidden_size, in_channels, patch_size, _ = state["x_embedder.proj.weight"].shape
+    hidden_size, in_channels, patch_size, _ = shape(state, "x_embedder.proj.weight", dims=4)
     depth = count(state, "blocks")
     has_null = overrides.get("class_dropout_prob", 0.1) > 0
     inferred = {
         "hidden_size": hidden_size,
         "in_channels": in_channels,
         "patch_size": patch_size,
-        "out_channels": len(state["final_layer.linear.bias"]) // patch_size**2,
+        "out_channels": shape(state, "final_layer.linear.bias", dims=1)[0] // patch_size**2,
         "depth": depth,
-        "mlp_ratio": len(state["blocks.0.mlp.fc1.bias"]) / hidden_size,
-        "num_classes": len(state["y_embedder.embedding_table.weight"]) - has_null,
+        "mlp_ratio": shape(state, "blocks.0.mlp.fc1.bias", dims=1)[0] / hidden_size,
+        "num_classes": shape(state, "y_embedder.embedding_table.weight", dims=2)[0] - has_null,
         "num_skips": count(state, "skip_linears"),
     }
     if "sample_size" not in overrides:
-        inferred["sample_size"] = patch_size * square_side(state["pos_embed"].shape[1])
+        inferred["sample_size"] = patch_size * square_side(shape(state, "pos_embed", dims=3)[1])
     if "num_heads" not in overrides:
         inferred["num_heads"] = published_heads(depth, hidden_size)
     return inferred | dict(overrides)
 
 
+def shape(state: Mapping[str, Tensor], key: str, *, dims: int) -> torch.Size:
+    found = state[key].shape
+    if len(found) != dims:
+        raise CheckpointError(f"{key} has shape {tuple(found)}: it must have {dims} dimensions")
+    return found
+
+
 def count(state: Mapping[str, Tensor], name: str) -> int:
     """How many modules a ModuleList `name` has: one more than its largest index, 0 where there is none."""
-    indices = [int(key.split(".")[1]) for key in state if key.startswith(f"{name}.")]
-    return max(indices, default=-1) + 1
+    places = [key.split(".")[1] for key in state if key.startswith(f"{name}.")]
+    return max((int(place) for place in places if place.isdecimal()), default=-1) + 1
 
 
 def square_side(tokens: int) -> int:

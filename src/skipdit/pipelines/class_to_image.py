@@ -78,8 +78,11 @@ class ClassToImagePipeline(DiffusionPipeline):
         """
         labels = self.check_labels([class_labels] if isinstance(class_labels, int) else list(class_labels))
         guides = self.check_guidance(guidance_scale, guidance_channels)
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type is {output_type!r}: take one of {', '.join(OUTPUT_TYPES)}")
+        self.check_output(output_type)
+        if isinstance(generator, list) and len(generator) != len(labels):
+            raise ValueError(f"{len(generator)} generators for {len(labels)} labels: give one, or one for each label")
+        if num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps is {num_inference_steps}: it must be at least 1")
         self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
         latents = self.prepare_latents(len(labels), self.latent_size(height, width), generator, latents)
         class_ids = torch.tensor(labels, device=latents.device)
@@ -152,6 +155,13 @@ class ClassToImagePipeline(DiffusionPipeline):
         if scale != 1 and self.transformer.null_class is None:
             raise ValueError(f"guidance_scale is {scale}: this model has no null class, so take 1")
         return scale != 1
+
+    def check_output(self, output_type: str) -> None:
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type is {output_type!r}: take one of {', '.join(OUTPUT_TYPES)}")
+        channels = self.transformer.config.in_channels
+        if output_type == "pil" and self.vae is None and channels not in (1, 3):
+            raise ValueError(f"the model draws {channels} channels, which are no picture: give the vae of its latents")
 
     def decode(self, latents: Tensor, output_type: str) -> Any:
         if output_type == "latent":

@@ -21,9 +21,9 @@ from skipdit.diffusion import NoiseSchedule, learned_range_loss, mse_loss
 from skipdit.models import DiT
 from skipdit.randomness import generator
 from skipdit.training import checkpoint
+from skipdit.training.batches import batch_indices
 from skipdit.training.config import TrainConfig
 from skipdit.training.ema import EMA
-from skipdit.training.batches import batch_indices
 
 LOSS_COLUMNS = ("step", "loss", "mse", "vlb", "grad_norm", "learning_rate")
 

@@ -1,0 +1,46 @@
+# make demo   draw with and without Skip-Cache            make test       lint and the test suite
+# make help   what else there is
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: help demo test test-all lint bench clean
+
+help:
+	@echo "make demo      install, then draw with and without Skip-Cache; pictures in demo/"
+	@echo "make test      install, then lint and run the test suite"
+	@echo "make test-all  the slow tests too"
+	@echo "make bench     the benchmarks of benchmarks/README.md"
+	@echo "make clean     remove the environment and what runs have written"
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing pinned dependencies into $(VENV) ..."
+	$(PIP) torch==2.13.0
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/skipdit demo
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-all: lint
+	$(BIN)/python -m pytest -m ""
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/attention.py
+	$(BIN)/python benchmarks/embedded.py
+
+clean:
+	rm -rf $(VENV) demo out runs .pytest_cache .ruff_cache

@@ -1,0 +1,68 @@
+"""The measured table of the embedded models: every cache setting beside its two controls at equal FLOPs.
+
+Draws the same noise in every way, for the Skip-DiT and for the vanilla DiT, each against its own uncached images, and
+writes weights/measured.json and the table in weights/README.md.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+
+from skipdit.caching import SkipCacheConfig
+from skipdit.cli.bench import UNCACHED, as_json, machine, name_of
+from skipdit.evaluation.compare import Result, Sampling, Way, compare, controls
+from skipdit.hub import EMBEDDED, load_pipeline
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+BEGIN, END = "<!-- measured -->", "<!-- end -->"
+STEPS, IMAGES, GUIDANCE = 50, 20, 2.0
+INTERVALS = (2, 3, 4)
+
+
+def ways(pipeline, sampling: Sampling) -> dict[str, Way]:
+    """Uncached, then for each interval: hold, Taylor, fewer steps, branch 0 with Taylor."""
+    found = {UNCACHED: Way(STEPS)}
+    for interval in INTERVALS:
+        for forecast in ("hold", "taylor"):
+            cached = Way(STEPS, SkipCacheConfig(interval=interval, forecast=forecast))
+            found[name_of(cached.cache)] = cached
+        found |= {f"control of N={interval}: {name}": way for name, way in controls(pipeline, cached, sampling).items()}
+    return found
+
+
+def markdown(results: Mapping[str, Result]) -> str:
+    lines = ["| way | full / cached | predicted | measured | seconds | PSNR dB | SSIM |", "|---|---|---|---|---|---|---|"]
+    for name, result in results.items():
+        quality = f"{result.fidelity.psnr:.1f} | {result.fidelity.ssim:.4f}" if result.fidelity else "- | -"
+        lines.append(
+            f"| {name} | {result.plan.full} / {result.plan.cached} | {result.predicted_speedup:.2f}x"
+            f" | {result.measured_speedup:.2f}x | {result.latency.median:.2f} | {quality} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    sampling = Sampling(tuple(index % 10 for index in range(IMAGES)), GUIDANCE)
+    tables, record = [], {"machine": machine(), "date": date.today().isoformat(), "models": {}}
+    for model in EMBEDDED:
+        pipeline = load_pipeline(model, scheduler="ddim")
+        results = compare(pipeline, ways(pipeline, sampling), sampling, repeats=arguments.repeats, warmup=1)
+        tables.append(f"**{model}**\n\n{markdown(results)}")
+        record["models"][model] = {name: as_json(result) for name, result in results.items()}
+    where = f"{record['machine']['platform']} CPU, {record['machine']['threads']} threads, torch {record['machine']['torch']}"
+    caption = f"{IMAGES} images, {STEPS} DDIM steps, guidance {GUIDANCE}, seed 0; {where}, {record['date']}."
+    table = "\n\n".join([caption, *tables])
+    (WEIGHTS / "measured.json").write_text(json.dumps(record, indent=2) + "\n")
+    page = WEIGHTS / "README.md"
+    before, _, rest = page.read_text().partition(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

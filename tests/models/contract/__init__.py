@@ -1,0 +1,20 @@
+"""The laws of every model of the package. A model comes under them with one class:
+
+    class TestLatte(LatteSubject, ModelContract): ...
+
+where its `Subject` says how a tiny one is built, what goes in, and which modules are its layers.
+"""
+
+from tests.models.contract.beside import Beside
+from tests.models.contract.compiled import Compiled
+from tests.models.contract.contexts import Contexts
+from tests.models.contract.copies import Copies
+from tests.models.contract.cost import Cost
+from tests.models.contract.cuts import Cuts
+from tests.models.contract.guards import Guards
+from tests.models.contract.reuse import Reuses
+from tests.models.contract.runs import CleanStarts
+
+
+class ModelContract(Cuts, Reuses, CleanStarts, Contexts, Guards, Copies, Cost, Compiled, Beside):
+    """Everything that holds for every model."""

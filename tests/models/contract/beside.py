@@ -1,0 +1,69 @@
+"""The cache beside what else diffusers and accelerate hang on a model: casting, offloading, hooks."""
+
+import accelerate.hooks
+import diffusers.hooks
+import pytest
+import torch
+
+from skipdit import SkipCacheConfig
+from tests.models.subject import Subject, assert_equal, sample
+
+
+class Counting(diffusers.hooks.ModelHook):
+    """As group offloading does: something to be done before each forward pass of the model."""
+
+    calls = 0
+
+    def pre_forward(self, module, *args, **kwargs):
+        self.calls += 1
+        return args, kwargs
+
+    def hang_on(self, model) -> None:
+        diffusers.hooks.HookRegistry.check_if_exists_or_initialize(model).register_hook(self, "counting")
+
+
+class AccelerateCounting(accelerate.hooks.ModelHook):
+    """As `pipe.enable_model_cpu_offload()` does: moves the model to its device before each forward pass."""
+
+    calls = 0
+
+    def pre_forward(self, module, *args, **kwargs):
+        self.calls += 1
+        return args, kwargs
+
+    def hang_on(self, model) -> None:
+        accelerate.hooks.add_hook_to_module(model, self)
+
+
+class Beside(Subject):
+    @pytest.mark.parametrize("hook", [Counting, AccelerateCounting])
+    @pytest.mark.parametrize("cache_first", [True, False], ids=["cache first", "hook first"])
+    def test_other_hooks_of_the_model_still_run(self, model, hook, cache_first):
+        counting = hook()
+        for act in [lambda: model.enable_cache(SkipCacheConfig()), lambda: counting.hang_on(model)][:: 1 if cache_first else -1]:
+            act()
+        outputs = self.run(model)
+        assert counting.calls == len(outputs), "a model that is not moved to its device cannot run there"
+        assert_equal(outputs, self.run(self.cached(SkipCacheConfig())))
+
+    @pytest.mark.parametrize("offload", [{"offload_type": "leaf_level"}, {"offload_type": "block_level", "num_blocks_per_group": 1}])
+    @pytest.mark.parametrize("cache_first", [True, False], ids=["cache first", "offload first"])
+    def test_group_offloading_changes_no_value(self, model, offload, cache_first):
+        if cache_first:
+            model.enable_cache(SkipCacheConfig())
+        model.enable_group_offload(onload_device=torch.device("cpu"), **offload)
+        if not cache_first:
+            model.enable_cache(SkipCacheConfig())
+        assert_equal(self.run(model), self.run(self.cached(SkipCacheConfig())))
+
+    def test_layerwise_casting_keeps_norms_and_positions_wide_and_is_exact_under_the_cache(self, model):
+        exact = sample(model, self.inputs(900))
+        model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+        narrow = {name for name, parameter in model.named_parameters() if parameter.dtype == torch.float8_e4m3fn}
+        assert narrow
+        assert not [name for name in narrow if "norm" in name or "pos_embed" in name]
+        cast = self.run(model)
+        assert not torch.equal(cast[0], exact)
+        torch.testing.assert_close(cast[0], exact, rtol=0.5, atol=exact.std().item())
+        model.enable_cache(SkipCacheConfig(interval=1))
+        assert_equal(self.run(model), cast)
