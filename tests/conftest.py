@@ -1,4 +1,4 @@
-"""No network, and the same random numbers for every test."""
+"""No network, one thread (tensors are tiny, and threads wait for each other), the same random numbers for every test."""
 
 import os
 
@@ -7,6 +7,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 from hypothesis import settings
+
+torch.set_num_threads(1)
 
 pytest.register_assert_rewrite("tests.models.contract", "tests.models.subject")
 

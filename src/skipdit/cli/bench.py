@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from skipdit.cli.flags import Cache, check_positive, check_seed, guided_channels, parse, place
+from skipdit.files import write_text
 
 if TYPE_CHECKING:
     from skipdit.caching import SkipCacheConfig
@@ -70,6 +71,7 @@ def bench(config: Bench) -> dict[str, "Result"]:
     if config.compile:
         pipeline.transformer.compile()
     cached = Way(config.steps, cache)
+    config.out.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written is better known before than after
     ways = {UNCACHED: Way(config.steps), **forecasts(cached), **controls(pipeline, cached, sampling)}
     results = compare(pipeline, ways, sampling, repeats=config.repeats, warmup=config.warmup)
     print(table(results))
@@ -92,11 +94,10 @@ def name_of(cache: "SkipCacheConfig") -> str:
 
 def write(config: Bench, cache: "SkipCacheConfig", results: Mapping[str, "Result"]) -> None:
     """The table as JSON, with the settings and the machine."""
-    config.out.parent.mkdir(parents=True, exist_ok=True)
     settings = asdict(config) | {"cache": cache.to_dict()}
     rows = {name: as_json(result) for name, result in results.items()}
     document = {"settings": settings, "machine": machine(), "results": rows}
-    config.out.write_text(json.dumps(document, indent=2, default=str) + "\n")
+    write_text(config.out, json.dumps(document, indent=2, default=str) + "\n")
 
 
 def as_json(result: "Result") -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from skipdit.cli.flags import check_positive, check_seed, parse
+from skipdit.files import write_text
 
 MODEL = "fashion-skip"
 GAIN = 4.0  # of the difference row, so that it can be seen
@@ -53,6 +54,6 @@ def demo(config: Demo) -> None:
     title = f"Skip-DiT on Fashion-MNIST, {config.steps} DDIM steps: one noise, three ways"
     save_png(labelled_rows(rows, scale=3, title=title, captions=FASHION_CLASSES), config.out / "class-to-image.png")
     record = {"settings": asdict(config), "machine": machine(), "results": {n: as_json(r) for n, r in results.items()}}
-    (config.out / "run.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
+    write_text(config.out / "run.json", json.dumps(record, indent=2, default=str) + "\n")
     print(table(results))
     print(f"pictures: {config.out / 'class-to-image.png'}")

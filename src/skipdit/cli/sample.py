@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from skipdit.cli.flags import Cache, check_positive, check_seed, guided_channels, parse, place
+from skipdit.files import write_text
 
 if TYPE_CHECKING:
     from skipdit.caching import Plan, SkipCacheConfig
@@ -102,7 +103,8 @@ def open_run(config: Sample, cache: "SkipCacheConfig | None", planned: "Plan") -
     if record.exists() and record.read_text() != text:
         raise ValueError(f"{folder} holds images of other settings: take another --out, or remove it")
     folder.mkdir(parents=True, exist_ok=True)
-    record.write_text(text)
+    if not record.exists():
+        write_text(record, text)
     return folder
 
 
@@ -117,11 +119,10 @@ def draw_missing(pipeline: "ClassToImagePipeline", labels: list[int], folder: Pa
         with tqdm(total=len(batches) * config.steps, desc=f"drawing {len(missing)} images", unit="step") as bar:
             for batch in batches:
                 draw_batch(pipeline, labels, batch, folder, config, on_step=lambda state: bar.update())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OSError) as stop:
         done = sum(image_path(folder, index).exists() for index in range(len(labels)))
-        raise KeyboardInterrupt(
-            f"interrupted; {done} of {len(labels)} images are in {folder}, and the same command draws the rest"
-        ) from None
+        drawn = f"{done} of {len(labels)} images are in {folder}, and the same command draws the rest"
+        raise type(stop)(f"{str(stop) or 'interrupted'}; {drawn}") from stop
     return time.perf_counter() - begin
 
 
@@ -154,7 +155,7 @@ def finish(folder: Path, out: Path, number: int) -> str:
         return f"{number} PNGs"
     write = write_grid if out.suffix == ".png" else write_npz
     write(paths, out)
-    shutil.copy(folder / "run.json", out.with_suffix(".json"))
+    write_text(out.with_suffix(".json"), (folder / "run.json").read_text())
     shutil.rmtree(folder)
     return f"a grid of {number}" if out.suffix == ".png" else f"arr_0 of {number} images"
 

@@ -44,8 +44,8 @@ def train(config: "TrainConfig") -> None:
 
         try:
             training.train(config, on_step=show, preview=draw)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             saved = training.checkpointed_step(config.out)
             goes_on = f"the same command goes on at step {saved} of {config.steps}"
-            raise KeyboardInterrupt(f"interrupted; {goes_on}") from None
+            raise KeyboardInterrupt(f"interrupted; {goes_on}") from stop
     print(f"{config.out / 'model'}: {config.steps} steps on {config.dataset}")

@@ -5,6 +5,7 @@
 """
 
 import gzip
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,11 @@ def read_idx(path: Path, *, header: int) -> Tensor:
         raise FileNotFoundError(
             f"{path} does not exist: apt-get install dataset-fashion-mnist, or name the folder of the four .gz files"
         )
-    return torch.from_numpy(np.frombuffer(gzip.open(path).read(), np.uint8, offset=header).copy())
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise OSError(f"{path} cannot be read ({error}): install or copy it again") from None
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).copy())
 
 
 DATASETS = {"fashion-mnist": fashion_mnist, "digits": digits}

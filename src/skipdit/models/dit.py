@@ -74,6 +74,9 @@ class DiT(LongSkipModel):
         super().__init__()
         check_architecture(depth=depth, num_skips=num_skips, fuse=fuse, hidden_size=hidden_size, num_heads=num_heads)
         height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
+        check_at_least_one(height=height, width=width, patch_size=patch_size, num_classes=num_classes)
+        if not 0 <= class_dropout_prob < 1:
+            raise ValueError(f"class_dropout_prob is {class_dropout_prob}: it must be in [0, 1)")
         check_image(height, width, patch_size)
         out_channels = 2 * in_channels if out_channels is None else out_channels
         self.register_to_config(out_channels=out_channels)
@@ -146,14 +149,19 @@ def published_size(name: str) -> dict[str, int]:
 
 
 def check_architecture(*, depth: int, num_skips: int, fuse: str, hidden_size: int, num_heads: int) -> None:
-    if depth < 1:
-        raise ValueError(f"depth is {depth}: at least one layer is needed")
+    check_at_least_one(depth=depth, num_heads=num_heads)
     if not 0 <= num_skips <= depth // 2:
         raise ValueError(f"num_skips is {num_skips}: depth {depth} has room for 0 to {depth // 2} skips")
     if fuse not in FUSES:
         raise ValueError(f"fuse is {fuse!r}: take one of {', '.join(FUSES)}")
     if hidden_size % num_heads or hidden_size % 4:
         raise ValueError(f"hidden_size is {hidden_size}: it must be a multiple of num_heads ({num_heads}) and of 4")
+
+
+def check_at_least_one(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} is {count}: it must be at least 1")
 
 
 def check_image(height: int, width: int, patch_size: int) -> None:

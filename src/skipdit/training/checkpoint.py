@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from skipdit.files import whole_folder
 from skipdit.training.ema import EMA
 
 PREFIX = "checkpoint-"
@@ -21,17 +22,13 @@ def save(folder: Path, *, step: int, model: nn.Module, ema: EMA, optimizer: torc
 
     Raises: OSError when the disk is full; the run's older checkpoints are untouched and no half-written one is left.
     """
-    final, partial = folder / f"{PREFIX}{step:08d}", folder / f".partial-{step:08d}"
-    try:
-        partial.mkdir(parents=True)
+    final = folder / f"{PREFIX}{step:08d}"
+    with whole_folder(final) as partial:
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, partial / "model.safetensors")
         save_file(ema.weights, partial / "ema.safetensors")
         torch.save(optimizer.state_dict(), partial / "optimizer.pt")
         (partial / "state.json").write_text(json.dumps({"step": step}))
-        partial.rename(final)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     for stale in checkpoints(folder)[:-keep]:
         shutil.rmtree(stale)
     return final

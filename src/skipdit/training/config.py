@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from skipdit.diffusion.schedule import NUM_TRAIN_STEPS
 from skipdit.models import DiT
 
 
@@ -76,6 +77,14 @@ class TrainConfig:
                 f"checkpoint_every is {self.checkpoint_every}: it must be a multiple of log_every ({self.log_every}),"
                 " so that a resumed run writes the same loss.csv"
             )
+        if self.seed < 0 or self.preview_every < 0:
+            raise ValueError(f"seed is {self.seed} and preview_every {self.preview_every}: neither may be negative")
+        if self.preview_steps > NUM_TRAIN_STEPS:
+            raise ValueError(f"preview_steps is {self.preview_steps}: the chain has {NUM_TRAIN_STEPS}")
+        if not 0 <= self.model.class_dropout_prob < 1:
+            raise ValueError(f"class_dropout_prob is {self.model.class_dropout_prob}: it must be in [0, 1)")
+        if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
+            raise ValueError(f"clip_grad_norm is {self.clip_grad_norm}: it must be above 0, or None")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}: it must be in [0, 1)")
         if self.learning_rate <= 0:

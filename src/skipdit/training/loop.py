@@ -4,9 +4,9 @@
 """
 
 import csv
+import io
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 from skipdit import data
 from skipdit.data import ImageSet
 from skipdit.diffusion import NoiseSchedule, learned_range_loss, mse_loss
+from skipdit.files import whole_folder, write_text
 from skipdit.models import DiT
 from skipdit.randomness import generator
 from skipdit.training import checkpoint
@@ -90,7 +91,7 @@ def steps(run: Run) -> Iterator[Report]:
         rate = learning_rate(run.step, config)
         for group in run.optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16"):
+        with torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.precision == "bf16"):
             output = forward(*inputs, return_dict=False)[0]
         losses = (learned_range_loss if output.shape[1] > config.model.in_channels else mse_loss)(
             output, **targets, schedule=run.schedule
@@ -144,8 +145,9 @@ def train(
         ValueError: the model does not fit the data, or `out` holds another run.
         FloatingPointError: the loss is not finite.
     """
-    write_config(config)
+    check_same_run(config)
     run = start(config)
+    write_config(config)
     log = LossLog(config.out / "loss.csv", keep_until=run.step)
     for report in steps(run):
         on_step(report)
@@ -175,29 +177,42 @@ def averaged(run: Run) -> DiT:
 
 def export(model: DiT, config: TrainConfig) -> None:
     """Write model/ (safetensors and config.json) whole or not at all."""
-    partial, final = config.out / ".partial-model", config.out / "model"
-    shutil.rmtree(partial, ignore_errors=True)
     averaged_copy = config.model.build()
     averaged_copy.load_state_dict(model.state_dict())
-    averaged_copy.to(getattr(torch, config.export_dtype)).save_pretrained(partial)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+    # Not its own `to`, which warns of every dtype, whether it casts or not (diffusers 0.42).
+    torch.nn.Module.to(averaged_copy, getattr(torch, config.export_dtype))
+    with whole_folder(config.out / "model") as partial:
+        averaged_copy.save_pretrained(partial)
 
 
-def write_config(config: TrainConfig) -> None:
-    """Write config.json; a folder that holds another run is an error, since its checkpoints would be continued."""
+def check_same_run(config: TrainConfig) -> None:
+    """A folder that holds another run is an error, since its checkpoints would be continued."""
     path = config.out / "config.json"
-    text = json.dumps(asdict(config) | {"out": str(config.out)}, indent=2, default=str)
-    if path.exists() and (changed := differing(json.loads(path.read_text()), json.loads(text))):
+    if path.exists() and (changed := differing(json.loads(path.read_text()), json.loads(as_json(config)))):
         raise ValueError(
             f"{config.out} holds a run with other settings ({', '.join(changed)}): take another --out, or its settings"
         )
+
+
+def write_config(config: TrainConfig) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n")
+    write_text(config.out / "config.json", as_json(config) + "\n")
+
+
+def as_json(config: TrainConfig) -> str:
+    return json.dumps(asdict(config), indent=2, default=str)
 
 
 def differing(old: dict, new: dict) -> list[str]:
     return [key for key in new if key != "out" and old.get(key) != new[key]]
+
+
+def whole_rows(path: Path, *, until: int) -> list[list[str]]:
+    """The rows of loss.csv up to a step; what a full disk cut short is no row."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in list(csv.reader(file))[1:] if len(row) == len(LOSS_COLUMNS) and int(row[0]) <= until]
 
 
 class LossLog:
@@ -205,12 +220,9 @@ class LossLog:
 
     def __init__(self, path: Path, *, keep_until: int):
         self.path, self.pending = path, []
-        kept = []
-        if path.exists():
-            with path.open(newline="") as file:
-                kept = [row for row in list(csv.reader(file))[1:] if int(row[0]) <= keep_until]
-        with path.open("w", newline="") as file:
-            csv.writer(file).writerows([LOSS_COLUMNS, *kept])
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([LOSS_COLUMNS, *whole_rows(path, until=keep_until)])
+        write_text(path, text.getvalue())
 
     def add(self, report: Report) -> None:
         self.pending.append(report)

@@ -1,0 +1,210 @@
+"""One name for a model, however it is kept; what is broken says so in one line."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from skipdit import DiT
+from skipdit.evaluation.price import settings
+from skipdit.hub import EMBEDDED, CheckpointError, load_original, load_pipeline
+from skipdit.hub.load import model_config
+from tests.pipelines.tiny import latents_of, pipeline, tiny, tiny_vae
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model as `save_pretrained` keeps it."""
+    tiny().save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def drawn(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    return latents_of(pipe)
+
+
+# Where a model may lie.
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_embedded_models_are_there(name):
+    pipe = load_pipeline(name, scheduler="ddim")
+    assert pipe.transformer.config.num_skips == {"fashion-skip": 4, "fashion-dit": 0}[name]
+    assert (pipe.transformer.dtype, pipe.transformer.training, pipe.vae) == (torch.float32, False, None)
+    assert drawn(pipe).isfinite().all()
+
+
+def test_a_model_folder_draws_what_the_model_draws(folder):
+    assert torch.equal(drawn(load_pipeline(str(folder), scheduler="ddim")), latents_of(pipeline()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_kept_small_are_computed_with_in_float32(tmp_path, dtype):
+    model = tiny().to(dtype)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(drawn(load_pipeline(str(tmp_path), scheduler="ddim")), latents_of(pipeline(model.float())))
+
+
+def test_a_pipeline_folder_without_a_vae_draws_what_the_pipeline_draws(tmp_path):
+    pipeline(scheduler="ddpm").save_pretrained(tmp_path)
+    assert torch.equal(drawn(load_pipeline(str(tmp_path), scheduler="euler")), latents_of(pipeline(scheduler="euler")))
+
+
+def test_a_pipeline_folder_brings_its_vae(tmp_path):
+    torch.manual_seed(0)
+    pipe = pipeline(tiny(in_channels=4), vae=tiny_vae())
+    pipe.save_pretrained(tmp_path)
+    again = load_pipeline(str(tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(again.vae.parameters(), pipe.vae.parameters(), strict=True))
+
+
+def test_a_vae_from_a_folder_of_its_own_goes_before(tmp_path):
+    torch.manual_seed(0)
+    pipeline(tiny(in_channels=4), vae=tiny_vae()).save_pretrained(tmp_path / "pipeline")
+    other = tiny_vae()
+    other.save_pretrained(tmp_path / "vae")
+    again = load_pipeline(str(tmp_path / "pipeline"), vae=str(tmp_path / "vae"))
+    assert all(torch.equal(a, b) for a, b in zip(again.vae.parameters(), other.parameters(), strict=True))
+
+
+def published(path) -> None:
+    """A checkpoint file of the smallest published size, DiT-S/8."""
+    state = DiT.from_size("S/8", num_classes=3).half().state_dict()
+    torch.save({"ema": state}, path) if path.suffix != ".safetensors" else save_file(state, path)
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
+def test_a_checkpoint_file_of_a_published_size_needs_no_words(tmp_path, name):
+    published(tmp_path / name)
+    pipe = load_pipeline(str(tmp_path / name))
+    assert pipe.transformer.config.num_classes == 3
+    assert pipe.scheduler.config.variance_type == "learned_range"
+
+
+@pytest.mark.parametrize("out_channels", [1, 2])
+def test_ddpm_learns_its_variance_from_models_that_have_one(tmp_path, out_channels):
+    tiny(out_channels=out_channels).save_pretrained(tmp_path)
+    variance = load_pipeline(str(tmp_path), scheduler="ddpm").scheduler.config.variance_type
+    assert variance == {1: "fixed_small", 2: "learned_range"}[out_channels]
+
+
+def test_loading_keeps_diffusers_as_talkative_as_it_was(folder):
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity()
+    load_pipeline(str(folder))
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(CheckpointError):
+        load_pipeline(str(folder))
+    assert logging.get_verbosity() == before
+
+
+# What is not there.
+
+
+@pytest.mark.parametrize("name", ["fashion", "nowhere", "nowhere.pt", "./nowhere", "organisation/model"])
+def test_an_unknown_name_is_answered_with_what_there_is(name):
+    with pytest.raises(ValueError, match=rf"unknown model '{name}': take one of fashion-skip, fashion-dit, a folder"):
+        load_pipeline(name)
+
+
+def test_an_empty_folder_is_no_model(tmp_path):
+    with pytest.raises(ValueError, match=r"a folder with config.json or model_index.json"):
+        load_pipeline(str(tmp_path))
+
+
+def test_an_unknown_vae_or_scheduler_is_refused(folder):
+    with pytest.raises(ValueError, match="vae is 'nowhere': name the folder of an AutoencoderKL"):
+        load_pipeline(str(folder), vae="nowhere")
+    with pytest.raises(ValueError, match="unknown scheduler 'fast'"):
+        load_pipeline(str(folder), scheduler="fast")
+
+
+# What is broken.
+
+
+def set_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def set_weights(folder, **changes):
+    state = load_file(folder / WEIGHTS) | {key.replace("__", "."): tensor for key, tensor in changes.items()}
+    state = {key: tensor for key, tensor in state.items() if tensor is not None}
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+BREAKAGES = {
+    "truncated weights": (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:999]), "Unable to load"),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), f"no file named {WEIGHTS}"),
+    "config that is not JSON": (lambda f: (f / "config.json").write_text("{half"), "config.json cannot be read"),
+    "config of no names": (lambda f: (f / "config.json").write_text("[1]"), "holds a list"),
+    "config of nothing": (lambda f: (f / "config.json").write_text("{}"), "holds a None: a DiT is needed"),
+    "another model": (lambda f: set_config(f, _class_name="UNet2DModel"), "holds a UNet2DModel: a DiT is needed"),
+    "an unknown setting": (lambda f: set_config(f, colour=3), "sets colour: a DiT has no such setting"),
+    "a setting out of bounds": (lambda f: set_config(f, num_skips=9), "num_skips is 9: depth 4 has room for 0 to 2"),
+    "a weight too few": (lambda f: set_weights(f, pos_embed=None), "1 missing: pos_embed"),
+    "a weight too many": (lambda f: set_weights(f, surplus=torch.ones(1)), "1 unexpected: surplus"),
+    "another shape": (lambda f: set_weights(f, pos_embed=torch.ones(1, 9, 16)), "size mismatch for pos_embed"),
+    "layers for another depth": (lambda f: set_config(f, depth=3, num_skips=1), "unexpected"),
+}
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES)
+def test_a_broken_model_folder_says_so_in_one_line(folder, breakage):
+    breaks, message = BREAKAGES[breakage]
+    breaks(folder)
+    with pytest.raises(CheckpointError, match=message) as raised:
+        load_pipeline(str(folder))
+    assert str(folder) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("part", "kind"), [("transformer", "DiT"), ("vae", "AutoencoderKL")])
+def test_a_broken_pipeline_folder_says_so_in_one_line(tmp_path, part, kind):
+    torch.manual_seed(0)
+    pipeline(tiny(in_channels=4), vae=tiny_vae()).save_pretrained(tmp_path)
+    weights = tmp_path / part / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match=f"{part} does not hold a whole {kind}") as raised:
+        load_pipeline(str(tmp_path))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_pipeline_folder_without_its_model_is_no_pipeline(tmp_path):
+    pipeline().save_pretrained(tmp_path)
+    shutil.rmtree(tmp_path / "transformer")
+    with pytest.raises(CheckpointError, match=r"transformer/config\.json cannot be read"):
+        load_pipeline(str(tmp_path))
+
+
+# The settings alone.
+
+
+def test_settings_are_read_without_weights(folder):
+    (folder / WEIGHTS).unlink()
+    assert model_config(str(folder)).items() >= {"depth": 4, "num_skips": 2, "hidden_size": 16}.items()
+    assert not [name for name in model_config(str(folder)) if name.startswith("_")]
+
+
+def test_settings_of_a_pipeline_folder_are_those_of_its_transformer(tmp_path):
+    pipeline().save_pretrained(tmp_path)
+    assert model_config(str(tmp_path))["depth"] == 4
+
+
+def test_settings_make_the_model(folder):
+    assert settings(DiT(**model_config(str(folder)))) == settings(tiny())
+
+
+# A published checkpoint becomes a folder.
+
+
+def test_a_checkpoint_file_goes_through_a_folder_and_back(tmp_path):
+    torch.save({"ema": tiny().state_dict()}, tmp_path / "model.pt")
+    load_original(tmp_path / "model.pt", num_heads=2).save_pretrained(tmp_path / "model")
+    assert torch.equal(drawn(load_pipeline(str(tmp_path / "model"), scheduler="ddim")), latents_of(pipeline()))

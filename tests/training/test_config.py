@@ -1,0 +1,58 @@
+"""A run as data: recipes are valid, and what cannot be is refused before anything is written."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from skipdit import DiT
+from skipdit.evaluation.price import settings
+from skipdit.recipes import RECIPES
+from skipdit.training import Architecture
+from tests.training.tiny import tiny_run
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps is 0: it must be at least 1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"log_every": 0}, "log_every is 0"),
+        ({"checkpoint_every": -4}, "checkpoint_every is -4"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints is 0"),
+        ({"preview_steps": 0}, "preview_steps is 0"),
+        ({"preview_steps": 1001}, "preview_steps is 1001: the chain has 1000"),
+        ({"preview_every": -1}, "preview_every -1: neither may be negative"),
+        ({"seed": -1}, "seed is -1"),
+        ({"warmup_steps": 10}, r"warmup_steps is 10: it must be below steps \(10\)"),
+        ({"warmup_steps": -1}, "warmup_steps is -1"),
+        ({"log_every": 3}, r"checkpoint_every is 4: it must be a multiple of log_every \(3\)"),
+        ({"ema_decay": 1.0}, r"ema_decay is 1\.0: it must be in \[0, 1\)"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"clip_grad_norm": 0.0}, "clip_grad_norm is 0.0: it must be above 0, or None"),
+        ({"clip_grad_norm": -1.0}, "clip_grad_norm is -1.0"),
+        ({"model": {"class_dropout_prob": 1.0}}, r"class_dropout_prob is 1\.0: it must be in \[0, 1\)"),
+    ],
+)
+def test_what_cannot_be_is_refused_when_it_is_made(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_run(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_json_and_its_model_can_be_built(name, tmp_path):
+    config = RECIPES[name](tmp_path)
+    assert json.loads(json.dumps(asdict(config), default=str))["out"] == str(tmp_path)
+    assert config.model.build().num_skips == config.model.num_skips
+    assert RECIPES[name].__doc__
+
+
+def test_the_two_embedded_models_differ_in_their_skips_alone(tmp_path):
+    vanilla, skip = RECIPES["fashion-dit"](tmp_path), RECIPES["fashion-skip"](tmp_path)
+    assert (vanilla.model.num_skips, skip.model.num_skips) == (0, skip.model.depth // 2)
+    assert replace(skip, model=replace(skip.model, num_skips=0)) == vanilla
+
+
+def test_an_architecture_is_the_arguments_of_the_model():
+    architecture = Architecture(depth=4, num_skips=1, fuse="residual")
+    assert settings(architecture.build()) == settings(DiT(**asdict(architecture)))
