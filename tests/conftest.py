@@ -1,4 +1,4 @@
-"""No network, one thread (tensors are tiny, and threads wait for each other), the same random numbers for every test."""
+"""No network, one thread (tensors are tiny; threads would wait for each other), fixed random numbers."""
 
 import os
 

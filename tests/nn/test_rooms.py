@@ -37,7 +37,7 @@ def nested(depth: int, num_skips: int, stream: str, level: int = 0) -> str:
 
 
 def test_four_layers_and_two_skips_are_this_expression():
-    assert Words(4, 2).compose("x") == "out(3([1:2([0:1(0(x))+1(0(x))])+0(x)]))"
+    assert Words(4, 2).compose(stream="x") == "out(3([1:2([0:1(0(x))+1(0(x))])+0(x)]))"
 
 
 @pytest.mark.parametrize("depth", range(1, 9))
@@ -45,13 +45,13 @@ def test_skips_nest_like_parentheses_at_every_cut(depth):
     for num_skips in range(depth // 2 + 1):
         expected = f"out({nested(depth, num_skips, 'x')})"
         for cut in range(depth // 2 + 1):
-            assert Words(depth, num_skips).compose("x", cut=cut) == expected
+            assert Words(depth, num_skips).compose(stream="x", cut=cut) == expected
 
 
 def test_the_tail_leaves_the_skips_of_the_head_as_they_were():
     """A head's skips may be used for more than one tail."""
     rooms = Words(6, 3).rooms
-    shallow = rooms.head(2, "x")
+    shallow = rooms.head(2, stream="x")
     before = list(shallow.skips)
     assert rooms.tail(2, "d", shallow.skips, None) == rooms.tail(2, "d", shallow.skips, None)
     assert shallow.skips == before

@@ -162,10 +162,10 @@ def test_a_compiled_run_takes_the_same_steps(tmp_path, precision):
 
 
 def test_the_loss_falls(tmp_path):
-    run = start(tiny_run(tmp_path, steps=150, batch_size=64, learning_rate=1e-2, decay="constant"))
+    run = start(tiny_run(tmp_path, steps=80, batch_size=64, learning_rate=1e-2, decay="constant"))
     losses = [report.mse.item() for report in steps(run)]
     assert losses[0] == pytest.approx(1, abs=0.1), "the zero-initialised head says 0 to unit noise"
-    assert sum(losses[-20:]) / 20 < 0.6
+    assert sum(losses[-20:]) / 20 < 0.7
 
 
 # What comes out.

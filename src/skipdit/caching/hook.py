@@ -3,8 +3,8 @@
 This is the one module that imports private names of diffusers.
 """
 
-import inspect
 import warnings
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -46,7 +46,10 @@ class Memories(StateManager):
 
 
 class SkipCacheHook(ModelHook):
-    """Replaces the model's forward by `Reuse` over its three rooms; holds the memories of the present run."""
+    """Puts `Reuse` in the place of the model's `compose`, and holds the memories of the present run.
+
+    Not in the place of `forward`: so hooks that others have put around it (offloading, accelerate) run as they did.
+    """
 
     _is_stateful = True
 
@@ -57,16 +60,21 @@ class SkipCacheHook(ModelHook):
         self.memories = Memories(Memory)
         self.last_run: dict[str, CacheStats] = {}
 
-    def new_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
+    def initialize_hook(self, module: torch.nn.Module) -> torch.nn.Module:
+        module.compose = partial(self.compose, module)
+        return module
+
+    def deinitalize_hook(self, module: torch.nn.Module) -> torch.nn.Module:  # sic: diffusers' name
+        del module.compose
+        return module
+
+    def compose(self, module: Any, **inputs: Any) -> Tensor:
+        """Head, trunk or its forecast, and tail, as the schedule says."""
         check_inference(module)
-        inputs = bound_inputs(module, *args, **kwargs)
-        return_dict = inputs.pop("return_dict")
         self.check_steps(self.memories.context)
-        now = self.now(inputs["timestep"])
         hidden_states = inputs["hidden_states"]
         kind = Kind(hidden_states.shape, hidden_states.dtype, hidden_states.device)
-        sample = self.reuse(module.rooms, self.memories.get_state(), now, kind, inputs)
-        return module.output(sample, return_dict=return_dict)
+        return self.reuse(module.rooms, self.memories.get_state(), self.now(inputs["timestep"]), kind, inputs)
 
     def now(self, timestep: Tensor | float) -> Now:
         """The step and timestep as far as they cost no wait: from the context, or from a tensor on the CPU.
@@ -100,8 +108,8 @@ class SkipCacheHook(ModelHook):
 class SkipCacheMixin(CacheMixin):
     """`enable_cache(SkipCacheConfig(...))` for a model of three rooms; other configs go to diffusers.
 
-    The model brings `rooms`, `output(sample, return_dict=...)`, `depth`, and a `forward` whose parameters are those of
-    `embed` and `return_dict`, among them `hidden_states` and `timestep`.
+    The model brings `depth`, `rooms`, and a `forward` that calls `compose` with the arguments of `embed` by name, among
+    them `hidden_states` and `timestep`.
     """
 
     def enable_cache(self, config: Any) -> None:
@@ -111,8 +119,9 @@ class SkipCacheMixin(CacheMixin):
             ValueError: a cache is on already, `branch` does not fit the depth, or diffusers' cache finds nothing here.
         """
         if not isinstance(config, SkipCacheConfig):
+            before = inner_hooks(self)
             super().enable_cache(config)
-            self._check_hooked(config)
+            self._check_hooked(config, before)
             return
         if self.is_cache_enabled:
             raise ValueError(f"a cache is on already ({self._cache_config}): call disable_cache() first")
@@ -140,11 +149,10 @@ class SkipCacheMixin(CacheMixin):
         """
         return skip_cache_hook(self).stats()
 
-    def _check_hooked(self, config: Any) -> None:
+    def _check_hooked(self, config: Any, before: int) -> None:
         """diffusers' caches look for layers by class and pass over what they do not know; that must not go unsaid."""
-        registries = [m._diffusers_hook for m in self.modules() if hasattr(m, "_diffusers_hook")]
-        if not any(registry.hooks for registry in registries):
-            self._cache_config = None
+        if inner_hooks(self) == before:
+            super().disable_cache()
             found_none = f"{type(config).__name__} found no layer to hook in {type(self).__name__}"
             raise ValueError(f"{found_none}: use SkipCacheConfig")
 
@@ -153,7 +161,8 @@ class SkipCacheMixin(CacheMixin):
         state = super().__getstate__()
         if isinstance(self._cache_config, SkipCacheConfig):
             check_alone(self)
-            del state["forward"], state["_diffusers_hook"]
+            for bound in ("forward", "compose", "_diffusers_hook"):
+                del state[bound]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -171,6 +180,12 @@ def skip_cache_hook(model: CacheMixin) -> SkipCacheHook:
     return model._diffusers_hook.get_hook(HOOK_NAME)
 
 
+def inner_hooks(model: torch.nn.Module) -> int:
+    """How many of diffusers' hooks hang on modules inside the model."""
+    inner = (module for name, module in model.named_modules() if name)
+    return sum(len(module._diffusers_hook.hooks) for module in inner if hasattr(module, "_diffusers_hook"))
+
+
 def check_inference(module: torch.nn.Module) -> None:
     if module.training or torch.is_grad_enabled():
         raise RuntimeError(
@@ -184,13 +199,6 @@ def check_alone(module: torch.nn.Module) -> None:
     if others or hasattr(module, "_hf_hook"):
         names = ", ".join(others) or "accelerate's"
         raise RuntimeError(f"a model with a cache and other hooks ({names}) cannot be copied: remove one of them first")
-
-
-def bound_inputs(module: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """A call's arguments by the names of the model's own `forward`, defaults filled in."""
-    bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs)
-    bound.apply_defaults()
-    return dict(list(bound.arguments.items())[1:])
 
 
 def one_timestep(timestep: Tensor | float) -> float:

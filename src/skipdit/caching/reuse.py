@@ -20,7 +20,7 @@ from skipdit.caching.schedule import Plan, Schedule
 class Rooms(Protocol):
     """A model as head, trunk and tail (`skipdit.nn.rooms.LongSkipTransformer`)."""
 
-    def head(self, cut: int, *args: Any, **kwargs: Any) -> Any: ...
+    def head(self, cut: int, **inputs: Any) -> Any: ...
     def trunk(self, cut: int, stream: Tensor, context: Any) -> Tensor: ...
     def tail(self, cut: int, deep: Tensor, skips: Any, context: Any) -> Tensor: ...
 
@@ -47,6 +47,7 @@ class Memory:
     past: list[Computed] = field(default_factory=list)
     kind: Kind | None = None
     step: int = -1
+    first: float | None = None  # the run's first timestep
     timestep: float | None = None
     computed: list[bool] = field(default_factory=list)
     peak_bytes: int = 0
@@ -59,11 +60,15 @@ class Memory:
         self.__init__()
 
     def begins_anew(self, now: Now, kind: Kind) -> bool:
-        """Whether a step belongs to another run: other inputs, a step that does not follow, a timestep that rises."""
+        """Whether a step belongs to another run: other inputs, a step that does not follow, a timestep that goes back.
+
+        Timesteps descend within a run. Second-order samplers repeat one, but never the first.
+        """
         if self.kind is None:
             return False
-        rises = None not in (now.timestep, self.timestep) and now.timestep > self.timestep
-        return rises or kind != self.kind or (now.step is not None and now.step != self.step + 1)
+        known = None not in (now.timestep, self.timestep)
+        goes_back = known and (now.timestep > self.timestep or now.timestep == self.first)
+        return goes_back or kind != self.kind or (now.step is not None and now.step != self.step + 1)
 
     def remember(self, computed: Computed, *, at_most: int) -> None:
         """Keep the `at_most` newest; one of the same timestep is replaced (second-order samplers ask twice)."""
@@ -111,6 +116,7 @@ class Reuse:
         else:
             deep = self.forecaster.predict(memory.past, now.timestep, shallow.stream)
         sample = rooms.tail(self.cut, deep, shallow.skips, shallow.context)
+        memory.first = memory.first if memory.computed else now.timestep
         memory.step, memory.timestep = step, now.timestep
         memory.computed.append(computes)
         if self.schedule.ends_reuse(now.timestep):

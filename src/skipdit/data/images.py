@@ -38,8 +38,8 @@ class ImageSet:
 def fashion_mnist(folder: Path | None = None) -> ImageSet:
     """The 60,000 training images of Fashion-MNIST (arXiv 1708.07747), from `folder` of the four .gz files."""
     folder = FASHION_MNIST_FOLDER if folder is None else folder
-    images = read_idx(folder / "train-images-idx3-ubyte.gz", header=16).reshape(-1, 1, 28, 28)
-    labels = read_idx(folder / "train-labels-idx1-ubyte.gz", header=8).long()
+    images = read_idx(folder / "train-images-idx3-ubyte.gz")[:, None]
+    labels = read_idx(folder / "train-labels-idx1-ubyte.gz").long()
     return ImageSet(images, labels, FASHION_CLASSES)
 
 
@@ -54,17 +54,20 @@ def digits(folder: Path | None = None) -> ImageSet:
     return ImageSet(images, torch.from_numpy(raw.target).long(), tuple(map(str, range(10))))
 
 
-def read_idx(path: Path, *, header: int) -> Tensor:
-    """The bytes of a gzipped IDX file after its header, uint8 [N]."""
+def read_idx(path: Path) -> Tensor:
+    """The bytes of a gzipped IDX file, uint8, in the shape that its header says: [N, H, W] or [N]."""
     if not path.exists():
         raise FileNotFoundError(
             f"{path} does not exist: apt-get install dataset-fashion-mnist, or name the folder of the four .gz files"
         )
     try:
         content = gzip.decompress(path.read_bytes())
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        dims = content[3]
+        shape = np.frombuffer(content, ">u4", count=dims, offset=4)
+        values = np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(shape)
+    except (gzip.BadGzipFile, zlib.error, EOFError, IndexError, ValueError) as error:
         raise OSError(f"{path} cannot be read ({error}): install or copy it again") from None
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).copy())
+    return torch.from_numpy(values.copy())
 
 
 DATASETS = {"fashion-mnist": fashion_mnist, "digits": digits}

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor
 
 from skipdit.caching.hook import SkipCacheMixin
@@ -35,9 +34,6 @@ class LongSkipModel(LongSkipTransformer, SkipCacheMixin, ModelMixin, ConfigMixin
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return self._gradient_checkpointing_func(layer, *inputs)
         return layer(*inputs)
-
-    def output(self, sample: Tensor, *, return_dict: bool) -> Transformer2DModelOutput | tuple[Tensor]:
-        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()

@@ -136,7 +136,8 @@ class DiT(LongSkipModel):
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Noise and variance [B, 2C, H, W] of x_t [B, C, H, W] at timesteps [B] (0..999) for class ids [B]."""
-        return self.output(self.compose(hidden_states, timestep, class_labels), return_dict=return_dict)
+        sample = self.compose(hidden_states=hidden_states, timestep=timestep, class_labels=class_labels)
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
 
 def published_size(name: str) -> dict[str, int]:

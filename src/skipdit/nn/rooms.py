@@ -44,7 +44,7 @@ class LongSkipTransformer(nn.Module):
     def rooms(self) -> Rooms:
         return Rooms(self.head, self.trunk, self.tail)
 
-    def embed(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
+    def embed(self, **inputs: Any) -> tuple[Tensor, Any]:
         """Model inputs -> the stream that enters layer 0, and the context of every layer."""
         raise NotImplementedError
 
@@ -70,9 +70,9 @@ class LongSkipTransformer(nn.Module):
                 skips.append(stream)
         return stream, skips
 
-    def head(self, cut: int, *args: Any, **kwargs: Any) -> Shallow:
+    def head(self, cut: int, **inputs: Any) -> Shallow:
         """Inputs -> embed -> layers 0 .. cut-1."""
-        stream, context = self.embed(*args, **kwargs)
+        stream, context = self.embed(**inputs)
         return Shallow(*self.run(range(cut), stream, context), context)
 
     def trunk(self, cut: int, stream: Tensor, context: Any) -> Tensor:
@@ -83,9 +83,9 @@ class LongSkipTransformer(nn.Module):
         """Deep and the head's skips -> layers depth-cut .. depth-1 -> unembed -> output."""
         return self.unembed(self.run(range(self.depth - cut, self.depth), deep, context, skips)[0], context)
 
-    def compose(self, *args: Any, cut: int = 0, **kwargs: Any) -> Tensor:
+    def compose(self, *, cut: int = 0, **inputs: Any) -> Tensor:
         """The whole forward pass, room by room; every cut gives the same."""
         head, trunk, tail = self.rooms
-        shallow = head(cut, *args, **kwargs)
+        shallow = head(cut, **inputs)
         deep = trunk(cut, shallow.stream, shallow.context)
         return tail(cut, deep, shallow.skips, shallow.context)

@@ -31,7 +31,7 @@ class Guards(Subject):
         self.run(model)
         model.disable_cache()
         assert not model.is_cache_enabled
-        assert model.forward.__func__ is type(model).forward
+        assert (model.forward.__func__, model.compose.__func__) == (type(model).forward, type(model).compose)
         assert_equal(self.run(model), expected)
         assert model.train()(**self.inputs(900)).sample.requires_grad
 

@@ -1,0 +1,55 @@
+"""What a run remembers, and how it knows that another has begun."""
+
+import pytest
+import torch
+
+from skipdit.caching.forecast import Computed
+from skipdit.caching.reuse import Kind, Memory, Now
+
+KIND = Kind(torch.Size([2, 4, 8, 8]), torch.float32, torch.device("cpu"))
+
+
+def computed(timestep: float | None, value: float = 0.0, *, shallow: bool = False) -> Computed:
+    return Computed(timestep, torch.full((4,), value) if shallow else None, torch.full((4,), value))
+
+
+@pytest.mark.parametrize(
+    ("now", "kind", "anew"),
+    [
+        (Now(None, 600), KIND, False),
+        (Now(None, 700), KIND, False),  # a second-order sampler asks twice
+        (Now(None, 701), KIND, True),
+        (Now(None, None), KIND, False),
+        (Now(4, None), KIND, False),
+        (Now(3, None), KIND, True),
+        (Now(5, None), KIND, True),
+        (Now(0, 600), KIND, True),
+        (Now(4, 600), KIND._replace(shape=torch.Size([4, 4, 8, 8])), True),
+        (Now(4, 600), KIND._replace(dtype=torch.bfloat16), True),
+        (Now(4, 600), KIND._replace(device=torch.device("meta")), True),
+    ],
+)
+def test_another_run_begins_where_inputs_change_or_the_step_does_not_follow(now, kind, anew):
+    memory = Memory()
+    assert not memory.begins_anew(now, kind), "an empty memory belongs to whoever comes first"
+    memory.kind, memory.step, memory.timestep = KIND, 3, 700
+    assert memory.begins_anew(now, kind) is anew
+
+
+def test_the_newest_are_kept_and_their_bytes_counted():
+    memory = Memory()
+    for step, timestep in enumerate((900, 800, 700)):
+        memory.remember(computed(timestep, step), at_most=2)
+    assert [step.timestep for step in memory.past] == [800, 700]
+    assert memory.peak_bytes == 2 * 4 * 4
+    memory.remember(computed(600, shallow=True), at_most=1)
+    assert memory.peak_bytes == 2 * 4 * 4, "shallow and deep of one step"
+    memory.reset()
+    assert (memory.past, memory.peak_bytes, memory.step, memory.kind) == ([], 0, -1, None)
+
+
+def test_what_is_remembered_of_one_timestep_is_replaced_by_what_comes_later_at_it():
+    memory = Memory()
+    for value, timestep in enumerate((900, 800, 800)):
+        memory.remember(computed(timestep, value), at_most=3)
+    assert [(step.timestep, step.deep[0].item()) for step in memory.past] == [(900, 0), (800, 2)]
