@@ -1,7 +1,9 @@
 """What a run remembers, and how it knows that another has begun."""
 
+import diffusers
 import pytest
 import torch
+from diffusers.schedulers import KarrasDiffusionSchedulers
 
 from skipdit.caching.forecast import Computed
 from skipdit.caching.reuse import Kind, Memory, Now
@@ -36,10 +38,30 @@ def test_another_run_begins_where_inputs_change_or_the_step_does_not_follow(now,
     assert memory.begins_anew(now, kind) is anew
 
 
+def test_a_second_run_of_one_step_begins_at_the_same_timestep():
+    memory = Memory(kind=KIND, step=0, first=900, timestep=900)
+    assert memory.begins_anew(Now(None, 900), KIND)
+    assert not memory.begins_anew(Now(None, 800), KIND)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("scheduler", [each.name for each in KarrasDiffusionSchedulers])
+def test_no_sampler_of_diffusers_looks_like_two_runs(scheduler):
+    """Timesteps that repeat (second-order samplers) or fall unevenly are one run."""
+    if scheduler == "DPMSolverSDEScheduler":
+        pytest.importorskip("torchsde")
+    made, memory = getattr(diffusers, scheduler)(), Memory()
+    made.set_timesteps(6)
+    for timestep in made.timesteps.tolist():
+        assert not memory.begins_anew(Now(None, timestep), KIND)
+        first = timestep if memory.first is None else memory.first
+        memory.kind, memory.first, memory.timestep = KIND, first, timestep
+
+
 def test_the_newest_are_kept_and_their_bytes_counted():
     memory = Memory()
     for step, timestep in enumerate((900, 800, 700)):
-        memory.remember(computed(timestep, step), at_most=2)
+        memory.remember(computed(timestep, float(step)), at_most=2)
     assert [step.timestep for step in memory.past] == [800, 700]
     assert memory.peak_bytes == 2 * 4 * 4
     memory.remember(computed(600, shallow=True), at_most=1)
@@ -51,5 +73,5 @@ def test_the_newest_are_kept_and_their_bytes_counted():
 def test_what_is_remembered_of_one_timestep_is_replaced_by_what_comes_later_at_it():
     memory = Memory()
     for value, timestep in enumerate((900, 800, 800)):
-        memory.remember(computed(timestep, value), at_most=3)
+        memory.remember(computed(timestep, float(value)), at_most=3)
     assert [(step.timestep, step.deep[0].item()) for step in memory.past] == [(900, 0), (800, 2)]

@@ -30,8 +30,8 @@ def test_published_counts(name):
 
 def test_the_first_timestep_at_the_stop_still_follows_the_interval():
     assert DDPM_250[244] == 20
-    assert str(plan(Interval(5, (20, 1000)), DDPM_250))[240:] == "#....#####"
-    assert str(plan(Interval(5, (19, 1000)), DDPM_250))[240:] == "#....#.###"
+    assert str(plan(Interval(3, (20, 1000)), DDPM_250))[240:] == "#..#.#####"
+    assert str(plan(Interval(3, (19, 1000)), DDPM_250))[240:] == "#..#..####"
 
 
 def test_the_timestep_at_the_start_of_the_window_computes():

@@ -143,6 +143,7 @@ class Creates:
         return (open, ("created", "w"))
 
 
+ONE = torch.ones(1)
 BROKEN = {
     "folder with truncated weights": ("model", truncated, "does not hold a whole DiT"),
     "folder without JSON": ("model", no_json, "config.json cannot be read"),
@@ -150,13 +151,13 @@ BROKEN = {
     "file that is pickled": ("model.pt", lambda path: torch.save({"x": Creates()}, path), "it calls for io.open"),
     "file of another model": (
         "model.safetensors",
-        lambda path: save_file({"conv_in.weight": torch.ones(1)}, path),
+        lambda path: save_file({"conv_in.weight": ONE}, path),
         "no dit checkpoint: 'x_embedder.proj.weight' is missing",
     ),
     "file of another shape": (
         "model.safetensors",
-        lambda path: save_file(DiT.from_size("S/8").half().state_dict() | {"blocks.3.mlp.fc2.bias": torch.ones(7)}, path),
-        "1 of another shape: blocks.3.mlp.fc2.bias (7,) for (384,)",
+        lambda path: save_file(DiT.from_size("S/8").half().state_dict() | {"final_layer.linear.weight": ONE}, path),
+        "1 of another shape: final_layer.linear.weight (1,) for (512, 384)",
     ),
 }
 

@@ -1,10 +1,9 @@
 """Any timesteps, any interval, any window: the plan is the written rule, and the model follows the plan."""
 
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipdit import DiT, SkipCacheConfig
+from skipdit import SkipCacheConfig
 from skipdit.caching import ExplicitSteps, Interval, plan
 from tests.models.subject import DiTSubject, assert_equal
 
@@ -16,9 +15,7 @@ windows = st.tuples(st.integers(-10, 1010), st.integers(-10, 1010)).map(sorted).
 def test_a_plan_is_the_written_rule(timesteps, interval, window):
     """compute iff i % N == 0 or t_i >= start or t_{i-1} <= stop"""
     stop, start = window
-    rule = [
-        i % interval == 0 or t >= start or (i > 0 and timesteps[i - 1] <= stop) for i, t in enumerate(timesteps)
-    ]
+    rule = [i % interval == 0 or t >= start or (i > 0 and timesteps[i - 1] <= stop) for i, t in enumerate(timesteps)]
     assert list(plan(Interval(interval, window), timesteps)) == rule
 
 
@@ -53,7 +50,7 @@ def test_once_reuse_ends_every_step_computes(timesteps, window):
 @settings(max_examples=25)
 def test_a_model_follows_the_plan_and_computes_exactly_where_it_says(timesteps, window, interval, branch, forecast):
     config = SkipCacheConfig(interval=interval, window=window, branch=branch, forecast=forecast)
-    expected, subject = plan(config.schedule, timesteps), Tiny()
+    expected, subject = plan(config.schedule, timesteps), DiTSubject()
     model = subject.cached(config)
     outputs, uncached = subject.run(model, timesteps), subject.run(subject.build(), timesteps)
     stats = model.cache_stats()["default"]
@@ -61,11 +58,3 @@ def test_a_model_follows_the_plan_and_computes_exactly_where_it_says(timesteps, 
     computed = [i for i, computes in enumerate(expected) if computes]
     assert_equal([outputs[i] for i in computed], [uncached[i] for i in computed])
     assert all(output.isfinite().all() for output in outputs)
-
-
-class Tiny(DiTSubject):
-    model = DiTSubject().build(depth=5, num_skips=2)
-
-    def build(self, **architecture) -> DiT:
-        self.model.is_cache_enabled and self.model.disable_cache()
-        return self.model

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from skipdit import SkipCacheConfig
-from tests.models.subject import TIMESTEPS, Subject, assert_equal, sample, tensors_remembered
+from tests.models.subject import TIMESTEPS, Subject, assert_equal, randomised, sample, tensors_remembered
 
 COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda model: pickle.loads(pickle.dumps(model))}
 
@@ -34,6 +34,14 @@ class Copies(Subject):
         twin.disable_cache()
         assert_equal(self.run(twin), self.run(self.build()))
         assert_equal(self.run(original), self.run(self.cached(SkipCacheConfig(interval=2))))
+
+    @pytest.mark.parametrize("how", COPIES)
+    def test_a_copy_made_after_the_cache_was_turned_off_runs_on_its_own_weights(self, how):
+        original = self.cached(SkipCacheConfig(interval=2))
+        original.disable_cache()
+        twin = randomised(COPIES[how](original), seed=1)
+        assert_equal(self.run(twin), self.run(randomised(self.build(), seed=1)))
+        assert_equal(self.run(original), self.run(self.build()))
 
     def test_saving_with_the_cache_on_saves_the_model_alone(self, tmp_path):
         model = self.cached(SkipCacheConfig(interval=2))
