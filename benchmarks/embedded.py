@@ -33,7 +33,8 @@ def ways(pipeline, sampling: Sampling) -> dict[str, Way]:
 
 
 def markdown(results: Mapping[str, Result]) -> str:
-    lines = ["| way | full / cached | predicted | measured | seconds | PSNR dB | SSIM |", "|---|---|---|---|---|---|---|"]
+    titles = ("way", "full / cached", "predicted", "measured", "seconds", "PSNR dB", "SSIM")
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for name, result in results.items():
         quality = f"{result.fidelity.psnr:.1f} | {result.fidelity.ssim:.4f}" if result.fidelity else "- | -"
         lines.append(
@@ -54,7 +55,7 @@ def main() -> None:
         results = compare(pipeline, ways(pipeline, sampling), sampling, repeats=arguments.repeats, warmup=1)
         tables.append(f"**{model}**\n\n{markdown(results)}")
         record["models"][model] = {name: as_json(result) for name, result in results.items()}
-    where = f"{record['machine']['platform']} CPU, {record['machine']['threads']} threads, torch {record['machine']['torch']}"
+    where = "{platform} CPU, {threads} threads, torch {torch}".format(**record["machine"])
     caption = f"{IMAGES} images, {STEPS} DDIM steps, guidance {GUIDANCE}, seed 0; {where}, {record['date']}."
     table = "\n\n".join([caption, *tables])
     (WEIGHTS / "measured.json").write_text(json.dumps(record, indent=2) + "\n")

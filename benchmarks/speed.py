@@ -54,7 +54,8 @@ def main() -> None:
     inputs = {"hidden_states": torch.randn(2, 4, 32, 32), "class_labels": torch.tensor([1, 1000])}
     timestep = torch.tensor([500, 500])
 
-    passes = {"ours": lambda: vanilla(**inputs, timestep=timestep), "diffusers": lambda: theirs(**inputs, timestep=timestep)}
+    models = {"ours": vanilla, "diffusers": theirs}
+    passes = {name: (lambda model=model: model(**inputs, timestep=timestep)) for name, model in models.items()}
     uncached = measure_side_by_side(passes, repeats=4 * arguments.repeats, warmup=2, device="cpu")
     runs = {"uncached": lambda: run(ours, inputs, None)}
     runs |= {name: (lambda cache=cache: run(ours, inputs, cache)) for name, cache in CACHES.items()}

@@ -87,8 +87,10 @@ def test_rows_hold_every_image_unchanged_in_a_regular_table(channels, scale, tit
     rows = {label: uniform(4, channels, 7, 9, seed=seed) for seed, label in enumerate(["full", "N = 2\n1.56x"])}
     picture = labelled_rows(rows, scale=scale, title=title, captions=captions)
     table = np.array([[only_place(picture, image, scale) for image in images] for images in rows.values()])
-    assert (np.diff(table[..., 0], axis=1) == 0).all() and (np.diff(table[..., 0], axis=0) >= 7 * scale).all()
-    assert (np.diff(table[..., 1], axis=0) == 0).all() and len(set(np.diff(table[0, :, 1]))) == 1
+    assert (np.diff(table[..., 0], axis=1) == 0).all()
+    assert (np.diff(table[..., 0], axis=0) >= 7 * scale).all()
+    assert (np.diff(table[..., 1], axis=0) == 0).all()
+    assert len(set(np.diff(table[0, :, 1]))) == 1
 
 
 @pytest.mark.parametrize(("size", "scale"), [(28, 3), (256, 1)])

@@ -144,12 +144,11 @@ def compare(
 
 
 def table(results: Mapping[str, Result]) -> str:
-    """Results as aligned text, one way a line."""
-    header = ("", "plan", "full", "cached", "GFLOPs", "predicted", "seconds", "measured", "kB held", "PSNR dB", "SSIM")
+    """Results as aligned text, one way a line, and below them the plans in full."""
+    header = ("", "full", "cached", "GFLOPs", "predicted", "seconds", "measured", "kB held", "PSNR dB", "SSIM")
     rows = [
         (
             name,
-            short(str(result.plan)),
             str(result.plan.full),
             str(result.plan.cached),
             f"{result.flops / 1e9:.1f}",
@@ -162,17 +161,14 @@ def table(results: Mapping[str, Result]) -> str:
         )
         for name, result in results.items()
     ]
-    return aligned([header, *rows])
-
-
-def short(text: str, *, limit: int = 16) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    plans = [(name, str(result.plan)) for name, result in results.items()]
+    return f"{aligned([header, *rows])}\n\n{aligned([('plan', '# computes the trunk, . does not'), *plans])}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as text: the first two columns to the left, numbers to the right."""
+    """Rows of cells as text: the first column to the left, numbers to the right; of two columns both to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    align = [str.ljust, str.ljust, *[str.rjust] * (len(widths) - 2)]
+    align = [str.ljust, *([str.rjust] if len(widths) > 2 else [str.ljust]) * (len(widths) - 1)]
     return "\n".join(
         "  ".join(place(cell, width) for place, cell, width in zip(align, row, widths, strict=True)).rstrip()
         for row in rows

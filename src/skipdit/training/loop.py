@@ -17,7 +17,7 @@ from torch import Tensor
 
 from skipdit import data
 from skipdit.data import ImageSet
-from skipdit.diffusion import NoiseSchedule, learned_range_loss, mse_loss
+from skipdit.diffusion import Losses, NoiseSchedule, learned_range_loss, mse_loss
 from skipdit.files import whole_folder, write_text
 from skipdit.models import DiT
 from skipdit.randomness import generator
@@ -83,26 +83,35 @@ def check_fits(config: TrainConfig, dataset: ImageSet) -> None:
 
 
 def steps(run: Run) -> Iterator[Report]:
-    """Take the remaining steps of a run, one a yield. Everything drawn in a step is a function of (seed, step)."""
-    config = run.config
-    forward = torch.compile(run.model) if config.compile else run.model
-    while run.step < config.steps:
-        inputs, targets = noised_batch(run)
-        rate = learning_rate(run.step, config)
-        for group in run.optimizer.param_groups:
-            group["lr"] = rate
-        with torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.precision == "bf16"):
-            output = forward(*inputs, return_dict=False)[0]
-        losses = (learned_range_loss if output.shape[1] > config.model.in_channels else mse_loss)(
-            output, **targets, schedule=run.schedule
-        )
-        losses.total.mean().backward()
-        norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_grad_norm or math.inf)
-        run.optimizer.step()
-        run.optimizer.zero_grad(set_to_none=True)
-        run.ema.update(run.model, step=run.step)
-        run.step += 1
-        yield Report(run.step, *(term.detach().mean() for term in losses), norm, rate)
+    """Take the remaining steps of a run, one a yield."""
+    forward = torch.compile(run.model) if run.config.compile else run.model
+    while run.step < run.config.steps:
+        yield take_step(run, forward)
+
+
+def take_step(run: Run, forward: Callable[..., tuple[Tensor]]) -> Report:
+    """One step of the optimizer and the EMA. Everything drawn in it is a function of (seed, step)."""
+    rate = learning_rate(run.step, run.config)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    losses = loss_of(run, forward)
+    losses.total.mean().backward()
+    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.config.clip_grad_norm or math.inf)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    run.ema.update(run.model, step=run.step)
+    run.step += 1
+    return Report(run.step, *(term.detach().mean() for term in losses), norm, rate)
+
+
+def loss_of(run: Run, forward: Callable[..., tuple[Tensor]]) -> Losses:
+    """The losses [B] of the next step's batch, with the variance's where the model learns it."""
+    inputs, targets = noised_batch(run)
+    device = torch.device(run.config.device).type
+    with torch.autocast(device, torch.bfloat16, enabled=run.config.precision == "bf16"):
+        output = forward(*inputs, return_dict=False)[0]
+    loss = learned_range_loss if output.shape[1] > run.config.model.in_channels else mse_loss
+    return loss(output, **targets, schedule=run.schedule)
 
 
 def noised_batch(run: Run) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Tensor]]:
