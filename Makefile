@@ -17,8 +17,8 @@ help:
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing pinned dependencies into $(VENV) ..."
-	$(PIP) torch==2.13.0
-	$(PIP) --editable .
+	$(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt torch
+	$(PIP) --editable '.[data]'
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
@@ -41,6 +41,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/embedded.py
+	$(BIN)/python benchmarks/loss_curves.py
 
 clean:
 	rm -rf $(VENV) demo out runs .pytest_cache .ruff_cache

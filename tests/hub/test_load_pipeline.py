@@ -146,7 +146,7 @@ BREAKAGES = {
     "config of no names": (lambda f: (f / "config.json").write_text("[1]"), "holds a list"),
     "config of nothing": (lambda f: (f / "config.json").write_text("{}"), "holds a None: a DiT is needed"),
     "another model": (lambda f: set_config(f, _class_name="UNet2DModel"), "holds a UNet2DModel: a DiT is needed"),
-    "an unknown setting": (lambda f: set_config(f, colour=3), "sets colour: a DiT has no such setting"),
+    "an unknown setting": (lambda f: set_config(f, colour=3), "sets colour, unknown to DiT"),
     "a setting out of bounds": (lambda f: set_config(f, num_skips=9), "num_skips is 9: depth 4 has room for 0 to 2"),
     "a weight too few": (lambda f: set_weights(f, pos_embed=None), "1 missing: pos_embed"),
     "a weight too many": (lambda f: set_weights(f, surplus=torch.ones(1)), "1 unexpected: surplus"),

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from diffusers.hooks import TaylorSeerCacheConfig
 
 from skipdit import DiT, SkipCacheConfig
 from skipdit.models.dit import PATCH_SIZES, SIZES
 from skipdit.nn.embeddings import sincos_2d
 from tests.models.contract import Cuts, ModelContract, Reuses
 from tests.models.contract.cost import flops
-from tests.models.subject import DiTSubject, assert_equal, randomised, sample
+from tests.models.subject import TIMESTEPS, DiTSubject, assert_equal, in_context, randomised, sample
 
 TINY = {"sample_size": 4, "hidden_size": 16, "num_heads": 2, "num_classes": 10, "depth": 6}
 
@@ -220,6 +221,21 @@ class TestBadArchitecture:
         inputs = DiTSubject().inputs(500) | {"hidden_states": torch.randn(2, 4, 4, 5)}
         with pytest.raises(ValueError, match="image is 4 x 5: both sides must be multiples of the patch size 2"):
             sample(DiT(**TINY).eval(), inputs)
+
+
+class TestOtherCaches(DiTSubject):
+    def test_a_cache_of_diffusers_that_finds_layers_is_passed_on(self):
+        model = self.build()
+        expected = self.run(model)
+        identifiers = [r"blocks\.\d+\.attn"]
+        model.enable_cache(TaylorSeerCacheConfig(2, disable_cache_before_step=1, cache_identifiers=identifiers))
+        assert model.is_cache_enabled
+        outputs = [in_context(model, "cond", self.inputs(timestep)) for timestep in TIMESTEPS]
+        assert not all(torch.equal(ours, theirs) for ours, theirs in zip(outputs, expected, strict=True))
+        with pytest.raises(ValueError, match="disable_cache"):
+            model.enable_cache(SkipCacheConfig())
+        model.disable_cache()
+        assert_equal(self.run(model), expected)
 
 
 class TestCost(DiTSubject):

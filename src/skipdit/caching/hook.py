@@ -102,6 +102,7 @@ class SkipCacheHook(ModelHook):
         self.memories.reset()
         for stats in self.last_run.values():
             warn_if_idle(stats, self.config)
+            warn_of_steps_outside(stats, self.config)
         return module
 
 
@@ -212,8 +213,15 @@ def one_timestep(timestep: Tensor | float) -> float:
 def warn_if_idle(stats: CacheStats, config: SkipCacheConfig) -> None:
     if not stats.cached and stats.full > 1 and config.interval != 1:
         warnings.warn(
-            f"Skip-Cache never fired: all {stats.full} steps computed the trunk under {config}; lower the interval or"
-            " widen the window",
+            f"Skip-Cache never fired: all {stats.full} steps computed the trunk under {config}; widen the window, or"
+            " name fewer steps",
             stacklevel=2,
         )
 
+
+def warn_of_steps_outside(stats: CacheStats, config: SkipCacheConfig) -> None:
+    """Pipelines that open no context do not say how long a run is; only its end shows that a step was never reached."""
+    if config.steps is not None and config.steps[-1] >= stats.full + stats.cached:
+        last = stats.full + stats.cached - 1
+        message = f"steps name step {config.steps[-1]}, but the run ended at step {last}: name fewer"
+        warnings.warn(message, stacklevel=2)

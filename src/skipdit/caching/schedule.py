@@ -60,6 +60,8 @@ class ExplicitSteps:
     def __post_init__(self) -> None:
         if not self.steps or self.steps[0] != 0:
             raise ValueError(f"steps are {list(self.steps)}: the first must be 0, before which nothing is remembered")
+        if any(not isinstance(step, int) for step in self.steps):
+            raise ValueError(f"steps are {list(self.steps)}: each must be an integer")
         if any(later <= earlier for earlier, later in pairwise(self.steps)):
             raise ValueError(f"steps are {list(self.steps)}: each must be larger than the one before")
 

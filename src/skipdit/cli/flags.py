@@ -73,9 +73,13 @@ def check_seed(seed: int) -> None:
 
 
 def place(pipeline: ClassToImagePipeline, *, device: str, dtype: str) -> None:
-    """Move a pipeline's modules to a device and dtype, where they differ."""
+    """Move a pipeline's modules to a device and dtype, where they differ; ValueError for a device that is not there."""
     import torch
 
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device is {device!r}: not to be had here ({str(error).splitlines()[0]}); take cpu") from None
     for module in filter(None, (pipeline.transformer, pipeline.vae)):
         # Not its own `to`, which warns of every dtype, whether it casts or not (diffusers 0.42).
         torch.nn.Module.to(module, device, getattr(torch, dtype))

@@ -25,16 +25,15 @@ def command(arguments: Sequence[str]) -> None:
 def plan(config: Plan) -> None:
     from skipdit import caching
     from skipdit.evaluation.price import price
-    from skipdit.pipelines.schedulers import make_scheduler
+    from skipdit.pipelines.schedulers import make_scheduler, set_timesteps
 
     cache = config.cache.config() or caching.SkipCacheConfig()
     if config.steps < 1:
         raise ValueError(f"steps is {config.steps}: a run has at least one step")
-    scheduler = make_scheduler(config.scheduler)
-    scheduler.set_timesteps(config.steps)
+    timesteps = set_timesteps(make_scheduler(config.scheduler), config.steps)
     settings = model_settings(config.model)
     cache.check_depth(settings["depth"])
-    planned = caching.plan(cache.schedule, scheduler.timesteps.tolist())
+    planned = caching.plan(cache.schedule, timesteps)
     cost = price(settings, branch=cache.branch)
     print(wrapped(str(planned)))
     print(f"full / cached      {planned.full} / {planned.cached} of {len(planned)} steps")

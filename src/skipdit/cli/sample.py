@@ -74,7 +74,7 @@ def sample(config: Sample) -> None:
         pipeline.transformer.compile()
     if cache is not None:
         pipeline.transformer.enable_cache(cache)
-    seconds = draw_missing(pipeline, labels, folder, config)
+    seconds = draw_missing(pipeline, labels, folder, config, calls=len(planned))
     size = finish(folder, config.out, len(labels))
     print(f"{config.out}: {size}, {config.steps} {config.scheduler} steps in {seconds:.1f} s")
     if cache is not None:
@@ -95,31 +95,42 @@ def wanted_labels(config: Sample, num_classes: int) -> list[int]:
 
 
 def open_run(config: Sample, cache: "SkipCacheConfig | None", planned: "Plan") -> Path:
-    """The folder that single images go to, with the run's settings in it; another run's folder is an error."""
+    """The folder that single images go to, with the run's settings in it; a folder of other images is an error."""
     folder = config.out if config.out.suffix == "" else config.out.with_suffix(config.out.suffix + ".parts")
     settings = asdict(config) | {"cache": cache.to_dict() if cache else None, "plan": str(planned)}
     text = json.dumps(settings, indent=2, default=str) + "\n"
     record = folder / "run.json"
-    if record.exists() and record.read_text() != text:
-        raise ValueError(f"{folder} holds images of other settings: take another --out, or remove it")
+    if any(folder.glob("[0-9]*.png")):
+        held = json.loads(record.read_text()) if record.exists() else {}
+        if changed := [name for name, value in json.loads(text).items() if decides(name) and held.get(name) != value]:
+            raise ValueError(
+                f"{folder} holds images of other settings ({', '.join(changed)}): take another --out, or remove it"
+            )
     folder.mkdir(parents=True, exist_ok=True)
-    if not record.exists():
-        write_text(record, text)
+    write_text(record, text)
     return folder
 
 
-def draw_missing(pipeline: "ClassToImagePipeline", labels: list[int], folder: Path, config: Sample) -> float:
+def decides(setting: str) -> bool:
+    """Whether a setting decides what image i looks like; the others may change between a run and its continuation."""
+    return setting not in ("out", "num_images", "batch_size", "device", "compile")
+
+
+def draw_missing(
+    pipeline: "ClassToImagePipeline", labels: list[int], folder: Path, config: Sample, *, calls: int
+) -> float:
     """Draw the images that the folder does not hold yet; returns the seconds."""
+    import torch
     from tqdm import tqdm
 
     missing = [index for index in range(len(labels)) if not image_path(folder, index).exists()]
     batches = [missing[first : first + config.batch_size] for first in range(0, len(missing), config.batch_size)]
     begin = time.perf_counter()
     try:
-        with tqdm(total=len(batches) * config.steps, desc=f"drawing {len(missing)} images", unit="step") as bar:
+        with tqdm(total=len(batches) * calls, desc=f"drawing {len(missing)} images", unit="step") as bar:
             for batch in batches:
                 draw_batch(pipeline, labels, batch, folder, config, on_step=lambda state: bar.update())
-    except (KeyboardInterrupt, OSError) as stop:
+    except (KeyboardInterrupt, OSError, torch.OutOfMemoryError) as stop:
         done = sum(image_path(folder, index).exists() for index in range(len(labels)))
         drawn = f"{done} of {len(labels)} images are in {folder}, and the same command draws the rest"
         raise type(stop)(f"{str(stop) or 'interrupted'}; {drawn}") from stop

@@ -47,8 +47,10 @@ def digits(folder: Path | None = None) -> ImageSet:
     """The 1,797 digits of scikit-learn, 17 grey levels stretched to 0..255."""
     if folder is not None:
         raise ValueError(f"folder is {str(folder)!r}: the digits come inside scikit-learn; leave the folder out")
-    from sklearn.datasets import load_digits
-
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise OSError("the digits come inside scikit-learn, which is missing: pip install 'skipdit[data]'") from None
     raw = load_digits()
     images = torch.from_numpy(np.rint(raw.images * (255 / 16)).astype(np.uint8))[:, None]
     return ImageSet(images, torch.from_numpy(raw.target).long(), tuple(map(str, range(10))))

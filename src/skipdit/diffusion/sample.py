@@ -60,7 +60,7 @@ def ddim(
     """Implicit sampling: follow the predicted noise down; eta 0 is deterministic, eta 1 as noisy as `ddpm`.
 
     Each step goes to the next timestep of the list. (diffusers' DDIMScheduler goes to t - T // S instead, which is the
-    same for "leading" and "trailing" spacing but not for "linspace".)
+    same for "leading" spacing, and for "trailing" where S divides T, but not for "linspace".)
     Shapes: x_t [B, C, ...]; `denoise` gives [B, C, ...], or [B, 2C, ...] whose variance channels are not used; yields
     len(timesteps) tensors like x_t.
     Raises: ValueError, at the first step, as `ddpm`, for eta outside [0, 1], or for eta > 0 without a generator (eta 0

@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from skipdit.caching import Plan, SkipCacheConfig, plan
 from skipdit.evaluation.cost import Latency, measure_side_by_side
-from skipdit.evaluation.fidelity import Fidelity, fidelity
+from skipdit.evaluation.fidelity import WINDOW, Fidelity, fidelity
 from skipdit.evaluation.price import Price, price, settings
 from skipdit.pipelines import ClassToImagePipeline
+from skipdit.pipelines.schedulers import set_timesteps
 from skipdit.randomness import generator
 
 
@@ -52,8 +53,7 @@ class Result:
 
 def timesteps_of(pipeline: ClassToImagePipeline, steps: int) -> list[float]:
     """The timesteps of a run, one for each call of the model."""
-    pipeline.scheduler.set_timesteps(steps)
-    return pipeline.scheduler.timesteps.tolist()
+    return set_timesteps(pipeline.scheduler, steps)
 
 
 def plan_of(pipeline: ClassToImagePipeline, way: Way) -> Plan:
@@ -67,6 +67,13 @@ def plan_of(pipeline: ClassToImagePipeline, way: Way) -> Plan:
 def price_of(pipeline: ClassToImagePipeline, way: Way, sampling: Sampling) -> Price:
     batch = len(sampling.labels) * (2 if sampling.guidance_scale != 1 else 1)
     return price(settings(pipeline.transformer), branch=way.cache.branch if way.cache else 0, batch=batch)
+
+
+def check_size(pipeline: ClassToImagePipeline) -> None:
+    """Known before the drawing: SSIM needs images as large as its window."""
+    smallest = min(pipeline.transformer.grid) * pipeline.transformer.config.patch_size
+    if pipeline.vae is None and smallest < WINDOW:
+        raise ValueError(f"images have a side of {smallest} pixels: SSIM compares sides of at least {WINDOW}")
 
 
 def draw(pipeline: ClassToImagePipeline, way: Way, sampling: Sampling) -> tuple[Tensor, int]:
@@ -112,6 +119,7 @@ def compare(
 
     Raises: ValueError for ways that do not fit the model.
     """
+    check_size(pipeline)
     plans = {name: plan_of(pipeline, way) for name, way in ways.items()}
     prices = {name: price_of(pipeline, way, sampling) for name, way in ways.items()}
     drawn: dict[str, tuple[Tensor, int]] = {}

@@ -10,7 +10,7 @@ from typing import Any
 from diffusers import AutoencoderKL
 from diffusers.utils import logging
 
-from skipdit.hub.original import CheckpointError, first_line, listed, load_original
+from skipdit.hub.original import CheckpointError, first_line, load_original
 from skipdit.models import DiT
 from skipdit.pipelines import ClassToImagePipeline
 from skipdit.pipelines.schedulers import make_scheduler
@@ -85,7 +85,7 @@ def whole(kind: type, path: Path):
         raise CheckpointError(f"{path} does not hold a whole {kind.__name__}: {first_line(error)}") from None
     for fault in ("missing", "unexpected"):
         if names := sorted(keys[f"{fault}_keys"]):
-            raise CheckpointError(f"{path} does not fit its config.json: {len(names)} {fault}: {listed(names)}")
+            raise CheckpointError(f"{path} does not fit its config.json: {len(names)} {fault}: {', '.join(names)}")
     return model
 
 
@@ -94,7 +94,7 @@ def check_config(kind: type, path: Path) -> None:
     if (found := config.get("_class_name")) != kind.__name__:
         raise CheckpointError(f"{path} holds a {found}: a {kind.__name__} is needed")
     if unknown := [name for name in config if name not in known and not name.startswith("_")]:
-        raise CheckpointError(f"{path / 'config.json'} sets {listed(unknown)}: a {kind.__name__} has no such setting")
+        raise CheckpointError(f"{path / 'config.json'} sets {', '.join(unknown)}, unknown to {kind.__name__}")
 
 
 @contextmanager

@@ -20,7 +20,6 @@ from skipdit.models.dit import SIZES
 
 WRAPPERS = ("ema", "model")  # the averaged weights first: they are what one samples from
 PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile
-LISTED_KEYS = 5
 
 
 class CheckpointError(RuntimeError):
@@ -34,7 +33,8 @@ def load_original(source: str | Path | Mapping[str, Any], *, arch: str = "dit", 
         source: a .pt or .safetensors file, or the dict that it holds; flat, or inside "ema" or "model".
         arch: "dit".
         overrides: arguments of the model that tensors cannot tell, such as num_heads of an unpublished width,
-            sample_size of a rectangle, or class_dropout_prob=0 for a table without a null class.
+            sample_size of a rectangle, or class_dropout_prob=0 for a table without a null class. With num_skips and
+            fuse="residual" a vanilla checkpoint becomes a skip model that computes exactly the same.
 
     Raises:
         ValueError: unknown `arch`, or an argument that is missing or out of bounds.
@@ -42,7 +42,7 @@ def load_original(source: str | Path | Mapping[str, Any], *, arch: str = "dit", 
     """
     if arch not in ARCHITECTURES:
         raise ValueError(f"unknown arch {arch!r}: take one of {', '.join(ARCHITECTURES)}")
-    state = unwrap(source if isinstance(source, Mapping) else read(Path(source)))
+    state = unwrap(copied(source) if isinstance(source, Mapping) else read(Path(source)))
     model_class, infer = ARCHITECTURES[arch]
     try:
         config = infer(state, overrides)
@@ -50,7 +50,7 @@ def load_original(source: str | Path | Mapping[str, Any], *, arch: str = "dit", 
         raise CheckpointError(f"no {arch} checkpoint: {missing} is missing among {len(state)} tensors") from None
     with torch.device("meta"):
         model = model_class(**config)
-    fill(model, state)
+    fill(model, grafted(model, state))
     return model.eval()
 
 
@@ -99,7 +99,7 @@ def unwrap(checkpoint: Any) -> dict[str, Tensor]:
     inner = next((checkpoint[name] for name in WRAPPERS if isinstance(checkpoint.get(name), Mapping)), checkpoint)
     strays = [str(key) for key, value in inner.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if strays or not inner:
-        raise CheckpointError(f"the checkpoint holds {listed(strays) or 'nothing'} where tensors belong")
+        raise CheckpointError(f"the checkpoint holds {', '.join(strays) or 'nothing'} where tensors belong")
     return {without_prefix(key): tensor for key, tensor in inner.items()}
 
 
@@ -159,8 +159,17 @@ def published_heads(depth: int, hidden_size: int) -> int:
     raise ValueError(f"depth {depth} at width {hidden_size} is no published size: pass num_heads")
 
 
+def grafted(model: DiT, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A vanilla checkpoint for a model with residual skips gets skips that change nothing: unit norms, zero linears."""
+    if model.config.fuse != "residual" or any(key.startswith("skip_") for key in state):
+        return state
+    shapes = {key: tensor.shape for key, tensor in model.state_dict().items() if key.startswith("skip_")}
+    units = {key for key in shapes if key.startswith("skip_norms") and key.endswith("weight")}
+    return state | {key: torch.ones(shape) if key in units else torch.zeros(shape) for key, shape in shapes.items()}
+
+
 def fill(model: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give a model on the meta device its weights without a copy; every key and shape must fit."""
+    """Give a model its weights without a copy; every key and shape must fit."""
     own = model.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     misshapen = [
@@ -170,14 +179,16 @@ def fill(model: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
     ]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
     if any(faults.values()):
-        found = (f"{len(keys)} {fault}: {listed(keys)}" for fault, keys in faults.items() if keys)
+        found = (f"{len(keys)} {fault}: {', '.join(keys)}" for fault, keys in faults.items() if keys)
         raise CheckpointError(f"the checkpoint does not fit: {'; '.join(found)}")
     model.load_state_dict(state, assign=True)
 
 
-def listed(keys: list[str]) -> str:
-    more = f" and {len(keys) - LISTED_KEYS} more" if len(keys) > LISTED_KEYS else ""
-    return ", ".join(keys[:LISTED_KEYS]) + more
+def copied(value: Any) -> Any:
+    """The caller's dict with tensors of its own, so that a model trained from it leaves the caller's alone."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    return {key: copied(inner) for key, inner in value.items()} if isinstance(value, Mapping) else value
 
 
 ARCHITECTURES = {"dit": (DiT, infer_dit)}

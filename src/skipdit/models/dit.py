@@ -74,7 +74,8 @@ class DiT(LongSkipModel):
         super().__init__()
         check_architecture(depth=depth, num_skips=num_skips, fuse=fuse, hidden_size=hidden_size, num_heads=num_heads)
         height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
-        check_at_least_one(height=height, width=width, patch_size=patch_size, num_classes=num_classes)
+        counts = {"patch_size": patch_size, "in_channels": in_channels, "num_classes": num_classes}
+        check_at_least_one(height=height, width=width, **counts)
         if not 0 <= class_dropout_prob < 1:
             raise ValueError(f"class_dropout_prob is {class_dropout_prob}: it must be in [0, 1)")
         check_image(height, width, patch_size)

@@ -12,7 +12,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     SDPA everywhere but in half-precision training on a CPU, where the backward of the fused kernel takes a third of
     the step and the written-out product is about 1.5x faster (benchmarks/attention.py).
     """
-    if query.device.type == "cpu" and query.dtype != torch.float32 and query.requires_grad:
+    if query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16) and query.requires_grad:
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
         return scores.softmax(dim=-1) @ value
     return F.scaled_dot_product_attention(query, key, value)

