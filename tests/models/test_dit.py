@@ -147,9 +147,10 @@ class TestInputs(DiTSubject):
     def test_another_grid_than_the_one_made_for_has_its_own_positions(self):
         """The size at construction is only the table that is stored."""
         square, tall = self.build(), self.build(sample_size=(8, 4))
-        inputs = self.inputs(500, tall=True)
-        assert torch.equal(sample(square, inputs), sample(tall, inputs))
-        assert torch.equal(sample(square, self.inputs(500)), sample(tall, self.inputs(500)))
+        upright, small = self.inputs(500, tall=True), self.inputs(500)
+        turned = upright | {"hidden_states": upright["hidden_states"].mT.contiguous()}
+        for inputs in (upright, small, turned):
+            assert torch.equal(sample(square, inputs), sample(tall, inputs))
 
     def test_width_and_height_are_told_apart(self):
         model, inputs = self.build(), self.inputs(500, tall=True)

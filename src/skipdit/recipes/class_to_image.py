@@ -39,23 +39,24 @@ def fashion_skip(out: Path = Path("runs/fashion-skip")) -> TrainConfig:
 def digits(out: Path = Path("runs/digits")) -> TrainConfig:
     """Digits of scikit-learn, 8 x 8 pixels, patch 2: the quick run that shows that training works.
 
-    Cost: a minute or two on two cores.
+    Expected: a classifier of real digits reads the requested class in nine samples of ten, at guidance 3.
+    Cost: a minute or two on one CPU core.
     """
     return TrainConfig(
         out=out,
         dataset="digits",
-        model=Architecture(sample_size=8, patch_size=2, hidden_size=96, depth=6, num_heads=3, num_skips=3),
-        steps=1000,
-        batch_size=128,
-        learning_rate=1e-3,
+        model=Architecture(sample_size=8, patch_size=2, hidden_size=64, depth=4, num_heads=2, num_skips=2),
+        steps=1600,
+        batch_size=64,
+        learning_rate=3e-3,
         warmup_steps=50,
         decay="cosine",
         betas=(0.9, 0.99),
         ema_decay=0.99,
         precision="fp32",
         log_every=50,
-        checkpoint_every=250,
-        preview_every=250,
+        checkpoint_every=400,
+        preview_every=400,
     )
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from skipdit.models.base import LongSkipModel
-from tests.models.subject import Inputs, Subject, assert_equal, sample
+from tests.models.subject import Inputs, Subject, assert_equal, recorded, sample
 
 ARCHITECTURES = [(1, 0), (2, 1), (6, 0), (6, 2), (6, 3), (7, 1), (7, 3)]  # depth, num_skips
 
@@ -38,13 +38,16 @@ class Cuts(Subject):
         alone = [sample(model, {name: value[i : i + 1] for name, value in inputs.items()}) for i in range(3)]
         torch.testing.assert_close(torch.cat(alone), sample(model, inputs))
 
-    def test_activation_checkpointing_changes_no_gradient(self, model):
-        gradients = []
+    def test_activation_checkpointing_runs_layers_again_and_changes_no_gradient(self, model):
+        gradients, runs = [], []
         for toggle in (model.disable_gradient_checkpointing, model.enable_gradient_checkpointing):
             toggle()
             model.train().zero_grad()
-            model(**self.inputs(500)).sample.square().mean().backward()
+            with recorded(self.layers(model)) as ran:
+                model(**self.inputs(500)).sample.square().mean().backward()
+            runs.append([ran.count(index) for index in range(6)])
             gradients.append([p.grad.clone() for p in model.parameters() if p.requires_grad])
+        assert runs == [[1] * 6, [2] * 6]
         assert_equal(*gradients)
         assert all(gradient.abs().sum() > 0 for gradient in gradients[0])
 

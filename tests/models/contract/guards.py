@@ -55,7 +55,14 @@ class Guards(Subject):
         with pytest.warns(UserWarning, match="never fired: all 5 steps"):
             model._reset_stateful_cache()
 
-    @pytest.mark.parametrize("settings", [{"interval": 1}, {"interval": 2}])
+    def test_named_steps_that_the_run_did_not_reach_are_warned_of_when_it_ends(self, model):
+        """Pipelines that open no context do not say how long a run is."""
+        model.enable_cache(SkipCacheConfig(steps=(0, 2, 5)))
+        self.run(model)
+        with pytest.warns(UserWarning, match="steps name step 5, but the run ended at step 4"):
+            model._reset_stateful_cache()
+
+    @pytest.mark.parametrize("settings", [{"interval": 1}, {"interval": 2}, {"steps": (0, 2, 4)}])
     def test_a_cache_that_does_what_was_asked_is_silent(self, model, settings):
         model.enable_cache(SkipCacheConfig(**settings))
         with warnings.catch_warnings():
