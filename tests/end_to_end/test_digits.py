@@ -1,4 +1,4 @@
-"""The whole way in about a minute: train on real digits from scratch, draw, and let a classifier of real digits read."""
+"""The whole way in about a minute: train on digits from scratch, draw, and let a classifier of real digits read."""
 
 from dataclasses import replace
 
