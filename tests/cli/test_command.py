@@ -100,7 +100,7 @@ def test_what_cannot_be_read_is_a_usage_error(skipdit, model, line, capfd):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("--model.num-skips 4", "num_skips is 4: depth 6 has room for 0 to 3 skips"),
+        ("--model.num-skips 4", "num_skips is 4: depth 4 has room for 0 to 2 skips"),
         ("--model.in-channels 3", "set in_channels, sample_size and num_classes to the data's"),
         ("--data-folder .", "the digits come inside scikit-learn; leave the folder out"),
     ],

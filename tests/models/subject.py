@@ -107,7 +107,7 @@ def recorded(layers: Sequence[nn.Module]) -> Iterator[list[int]]:
     """The indices of the layers that run, in order."""
     ran: list[int] = []
     hooks = [
-        layer.register_forward_hook(lambda *_, index=index: ran.append(index)) for index, layer in enumerate(layers)
+        layer.register_forward_pre_hook(lambda *_, index=index: ran.append(index)) for index, layer in enumerate(layers)
     ]
     yield ran
     for hook in hooks:

@@ -37,11 +37,11 @@ class SkipCacheConfig:
         fill = object.__setattr__  # the one way to complete a frozen dataclass
         if self.steps is not None:
             self._check_alone("interval", "window")
-            fill(self, "steps", tuple(self.steps))
+            fill(self, "steps", as_tuple(self.steps, "steps are {}: give integers, beginning with 0"))
         elif self.interval is None:
             fill(self, "interval", DEFAULT_INTERVAL)
         if self.window is not None:
-            fill(self, "window", tuple(self.window))
+            fill(self, "window", as_tuple(self.window, "window is {}: give (stop, start) in timesteps, as (20, 1000)"))
         if self.forecast == "taylor" and self.order is None:
             fill(self, "order", 1)
         self._check()
@@ -75,16 +75,25 @@ class SkipCacheConfig:
             raise ValueError(f"interval is {self.interval!r}: it must be an integer >= 1 (1 computes every step)")
         if not _is_int(self.branch) or self.branch < 0:
             raise ValueError(f"branch is {self.branch!r}: it must be an integer from 0 to half the model's depth")
-        if self.window is not None and (len(self.window) != 2 or self.window[0] > self.window[1]):
+        if self.window is not None and (len(self.window) != 2 or not self.window[0] <= self.window[1]):
             raise ValueError(f"window is {self.window}: give (stop, start) in timesteps, stop <= start, as (20, 1000)")
         if self.order is not None and (self.forecast != "taylor" or self.order not in (1, 2)):
             raise ValueError(f"order is {self.order!r} with forecast {self.forecast!r}: taylor takes 1 or 2")
+        if not isinstance(self.forecast, str):
+            raise ValueError(f"forecast is {self.forecast!r}: give a name, or module:attribute")
         _ = self.schedule, self.forecaster  # each raises for what it cannot be made of
 
     def _check_alone(self, *names: str) -> None:
         for name in names:
             if (value := getattr(self, name)) is not None:
                 raise ValueError(f"{name} is {value} beside steps {list(self.steps)}: give steps alone, or not at all")
+
+
+def as_tuple(value: Any, message: str) -> tuple:
+    try:
+        return tuple(value)
+    except TypeError:
+        raise ValueError(message.format(value)) from None
 
 
 def _is_int(value: Any) -> bool:

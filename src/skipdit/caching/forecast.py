@@ -84,7 +84,7 @@ def imported(name: str) -> Forecaster:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"forecast {name!r} cannot be imported ({error}): name a module:attribute") from None
     if not isinstance(found, Forecaster):
         raise ValueError(f"forecast {name!r} is a {type(found).__name__}: it must be a skipdit.caching.Forecaster")

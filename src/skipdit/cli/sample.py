@@ -107,7 +107,8 @@ def open_run(config: Sample, cache: "SkipCacheConfig | None", planned: "Plan") -
                 f"{folder} holds images of other settings ({', '.join(changed)}): take another --out, or remove it"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(record, text)
+    if not record.exists() or record.read_text() != text:
+        write_text(record, text)
     return folder
 
 
