@@ -101,7 +101,7 @@ class TestInitialisation:
             assert not sample(model, DiTSubject().inputs(500)).any()
 
     def test_gates_and_output_are_zero_biases_too_and_linears_are_xavier(self):
-        model = DiT(num_skips=3, **TINY | {"hidden_size": 64})
+        model = DiT(num_skips=1, **TINY | {"hidden_size": 256, "depth": 2})
         zeros = [*(layer.adaLN_modulation[1] for layer in model.blocks)]
         zeros += [model.final_layer.adaLN_modulation[1], model.final_layer.linear]
         assert not any(parameter.any() for module in zeros for parameter in module.parameters())
@@ -109,7 +109,7 @@ class TestInitialisation:
             for xavier in (layer.attn.qkv, layer.attn.proj, layer.mlp.fc1, layer.mlp.fc2):
                 assert_uniform(xavier.weight, (6 / (xavier.in_features + xavier.out_features)) ** 0.5)
                 assert not xavier.bias.any()
-        assert_uniform(model.x_embedder.proj.weight, (6 / (64 + 4 * 2 * 2)) ** 0.5)
+        assert_uniform(model.x_embedder.proj.weight, (6 / (256 + 4 * 2 * 2)) ** 0.5)
         assert not model.x_embedder.proj.bias.any()
 
     def test_embeddings_are_normal_and_positions_fixed(self):
