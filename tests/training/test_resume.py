@@ -1,6 +1,7 @@
 """Stopping anywhere and going on ends in the same bits; what a full disk or a kill leaves is whole."""
 
 import csv
+import os
 import shutil
 import signal
 import subprocess
@@ -88,7 +89,8 @@ def test_a_killed_process_goes_on_to_the_same_bits(tmp_path):
         "from tests.training.tiny import tiny_run;"
         "train(tiny_run(Path(sys.argv[1])), on_step=lambda report: print(report.step, flush=True))"
     )
-    with subprocess.Popen([sys.executable, "-c", program, config.out], stdout=subprocess.PIPE, text=True) as process:
+    command, one_thread = [sys.executable, "-c", program, config.out], os.environ | {"OMP_NUM_THREADS": "1"}  # as here
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=one_thread) as process:
         for line in process.stdout:
             if int(line) == 6:
                 process.send_signal(signal.SIGKILL)
