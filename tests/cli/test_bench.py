@@ -9,6 +9,7 @@ from PIL import Image
 from skipdit.cli.bench import Bench, bench
 from skipdit.cli.flags import Cache
 from tests.cli.conftest import contents
+from tests.pipelines.tiny import tiny
 
 SHORT = "--steps 8 --repeats 1 --warmup 0 "
 
@@ -69,6 +70,13 @@ def test_a_bench_that_cannot_be_written_is_known_before_it_runs(skipdit, model, 
     assert said.code == 1
     assert (said.err.count("\n"), said.out) == (1, "")
     assert contents() == {"file": b"no folder"}
+
+
+def test_images_too_small_to_compare_are_refused_before_any_is_drawn(skipdit, tmp_path):
+    tiny().save_pretrained(tmp_path / "model")
+    said = skipdit(f"bench {tmp_path / 'model'} {SHORT}")
+    assert "a side of 8 pixels: SSIM compares sides of at least 11" in said.complaint
+    assert (said.code, said.err.count("\n")) == (2, 1)
 
 
 def test_the_demo_shows_rows_and_numbers(skipdit):

@@ -224,6 +224,19 @@ def test_an_interrupted_file_is_absent_and_then_the_same_as_uninterrupted(skipdi
         assert np.array_equal(np.load(out)["arr_0"], np.load(f"through/{out}")["arr_0"])
 
 
+def test_a_run_may_go_on_with_more_images_in_other_batches(skipdit, model, tmp_path):
+    skipdit(f"sample {model} --classes 0 1 2 --steps 4 --num-images 3 --out images")
+    before = contents()
+    said = skipdit(f"sample {model} --classes 0 1 2 --steps 4 --num-images 7 --batch-size 2 --out images")
+    assert (said.code, "drawing 4 images" in said.err) == (0, True)
+    after = contents()
+    assert after.keys() == {f"images/{name}" for name in names(7) | {"run.json"}}
+    assert {path: after[path] for path in before if path.endswith("png")} == {
+        path: content for path, content in before.items() if path.endswith("png")
+    }
+    assert json.loads(after["images/run.json"])["num_images"] == 7
+
+
 def test_a_finished_folder_is_not_drawn_again(skipdit, model, tmp_path):
     skipdit(f"sample {model} {SHORT} --out images")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "here" / "images").iterdir()}

@@ -290,10 +290,11 @@ def test_half_precision_weights_keep_the_chain_in_float32():
     assert images.isfinite().all()
 
 
+@each_scheduler
 @pytest.mark.parametrize("with_vae", [False, True])
-def test_a_saved_pipeline_draws_the_same_bits(tmp_path, with_vae):
+def test_a_saved_pipeline_draws_the_same_bits(tmp_path, with_vae, name):
     torch.manual_seed(0)
-    pipe = pipeline(tiny(in_channels=4), vae=tiny_vae() if with_vae else None, scheduler="ddpm")
+    pipe = pipeline(tiny(in_channels=4), vae=tiny_vae() if with_vae else None, scheduler=name)
     pipe.transformer.enable_cache(SkipCacheConfig(interval=2))
     pipe.transformer.disable_cache()
     pipe.save_pretrained(tmp_path)

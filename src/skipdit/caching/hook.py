@@ -98,9 +98,10 @@ class SkipCacheHook(ModelHook):
 
     def reset_state(self, module: torch.nn.Module) -> torch.nn.Module:
         """End the run: keep its numbers, drop its tensors, and say so if the cache never fired."""
-        self.last_run = self.stats()
+        ended = {name: CacheStats.of(memory) for name, memory in self.memories.items().items() if memory.computed}
         self.memories.reset()
-        for stats in self.last_run.values():
+        self.last_run = ended or self.last_run
+        for stats in ended.values():
             warn_if_idle(stats, self.config)
             warn_of_steps_outside(stats, self.config)
         return module
@@ -128,7 +129,7 @@ class SkipCacheMixin(CacheMixin):
             raise ValueError(f"a cache is on already ({self._cache_config}): call disable_cache() first")
         config.check_depth(self.depth)
         if 2 * config.branch == self.depth and config.interval != 1:
-            message = f"branch {config.branch} leaves no trunk in {self.depth} layers: it saves nothing"
+            message = f"branch {config.branch} leaves no trunk in {self.depth} layers: nothing is saved, only forecast"
             warnings.warn(message, stacklevel=2)
         registry = HookRegistry.check_if_exists_or_initialize(self)
         registry.register_hook(SkipCacheHook(config), HOOK_NAME)
