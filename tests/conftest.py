@@ -1,6 +1,7 @@
 """No network, one thread (tensors are tiny; threads would wait for each other), fixed random numbers."""
 
 import os
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -8,6 +9,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+# A suite that runs in the background inherits a Ctrl-C that is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 
 pytest.register_assert_rewrite("tests.models.contract", "tests.models.subject")
