@@ -15,7 +15,7 @@ from skipdit.evaluation import (
 )
 from skipdit.evaluation import cost as cost_module
 from skipdit.models import DiT
-from skipdit.models.dit import published_size
+from skipdit.models.adaln import published_size
 
 BATCH, HEADS, QUERIES, KEYS, WIDTH = 2, 3, 16, 20, 8
 PRODUCT = 2 * BATCH * HEADS * QUERIES * KEYS * WIDTH  # one of the products of attention

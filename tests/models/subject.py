@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from skipdit import DiT, SkipCacheConfig
+from skipdit import DiT, Latte, LatteT2V, SkipCacheConfig
 from skipdit.caching.hook import skip_cache_hook
 from skipdit.caching.reuse import Memory
 from skipdit.models.base import LongSkipModel
@@ -67,6 +67,46 @@ class DiTSubject(Subject):
         return list(model.blocks)
 
 
+class LatteSubject(Subject):
+    def build(self, *, depth: int = 6, num_skips: int = 3, **config) -> Latte:
+        sizes = {"sample_size": 4, "hidden_size": 16, "num_heads": 2, "num_frames": 3, "num_classes": 10}
+        return randomised(Latte(depth=depth, num_skips=num_skips, **sizes | config))
+
+    def inputs(self, timestep: float, *, batch: int = 2, tall: bool = False, seed: int = 0) -> Inputs:
+        rng = torch.Generator().manual_seed(1000 * seed + int(timestep))
+        labels = torch.Generator().manual_seed(seed)
+        return {
+            "hidden_states": torch.randn(batch, 3, 4, 8 if tall else 4, 4, generator=rng),
+            "timestep": torch.full((batch,), timestep),
+            "class_labels": torch.randint(0, 11, (batch,), generator=labels),
+        }
+
+    def layers(self, model: Latte) -> Sequence[nn.Module]:
+        return list(model.blocks[0::2])
+
+
+class LatteT2VSubject(Subject):
+    def build(self, *, depth: int = 6, num_skips: int = 3, **config) -> LatteT2V:
+        sizes = {
+            "sample_size": 4, "num_attention_heads": 2, "attention_head_dim": 8, "cross_attention_dim": 16,
+            "caption_channels": 12, "video_length": 3,
+        }  # fmt: skip
+        return randomised(LatteT2V(num_layers=depth, num_skips=num_skips, **sizes | config))
+
+    def inputs(self, timestep: float, *, batch: int = 2, tall: bool = False, seed: int = 0) -> Inputs:
+        rng = torch.Generator().manual_seed(1000 * seed + int(timestep))
+        text = torch.Generator().manual_seed(seed)
+        return {
+            "hidden_states": torch.randn(batch, 4, 3, 8 if tall else 4, 4, generator=rng),
+            "timestep": torch.full((batch,), timestep),
+            "encoder_hidden_states": torch.randn(batch, 5, 12, generator=text),
+            "encoder_attention_mask": (torch.arange(5) < 3).expand(batch, 5).long(),
+        }
+
+    def layers(self, model: LatteT2V) -> Sequence[nn.Module]:
+        return list(model.transformer_blocks)
+
+
 def randomised(model: nn.Module, *, seed: int = 0) -> nn.Module:
     """The model with every weight drawn anew, so that no gate is shut and no skip is idle; in eval mode."""
     rng = torch.Generator().manual_seed(seed)
@@ -86,6 +126,12 @@ def sample(model: nn.Module, inputs: Inputs) -> Tensor:
 def in_context(model: LongSkipModel, name: str, inputs: Inputs, **where) -> Tensor:
     with model.cache_context(name, **where):
         return model(**inputs).sample
+
+
+def in_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:
+    """The same call in another precision; timesteps keep theirs, as in every pipeline."""
+    wide = {name: value.is_floating_point() and name != "timestep" for name, value in inputs.items()}
+    return {name: value.to(dtype) if wide[name] else value for name, value in inputs.items()}
 
 
 def joined(*parts: Inputs) -> Inputs:

@@ -46,7 +46,7 @@ def plan(config: Plan) -> None:
 def model_settings(name: str) -> dict:
     """The arguments of a model, from a size or from the config of a folder."""
     from skipdit.hub.load import model_config
-    from skipdit.models.dit import published_size
+    from skipdit.models.adaln import published_size
 
     if "/" in name and name.split("/")[0] in ("XL", "L", "B", "S"):
         size = published_size(name)

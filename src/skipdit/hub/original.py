@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from skipdit.models import DiT
-from skipdit.models.dit import SIZES
+from skipdit.models.adaln import SIZES
 
 WRAPPERS = ("ema", "model")  # the averaged weights first: they are what one samples from
 PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile

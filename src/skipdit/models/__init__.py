@@ -1,5 +1,7 @@
 """One published architecture a file."""
 
 from skipdit.models.dit import DiT
+from skipdit.models.latte import Latte
+from skipdit.models.latte_t2v import LatteT2V
 
-__all__ = ["DiT"]
+__all__ = ["DiT", "Latte", "LatteT2V"]

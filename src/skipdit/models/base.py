@@ -8,6 +8,7 @@ from torch import Tensor
 
 from skipdit.caching.hook import SkipCacheMixin
 from skipdit.nn.rooms import LongSkipTransformer, Rooms
+from skipdit.nn.skips import fuse_skip
 
 
 class LongSkipModel(LongSkipTransformer, SkipCacheMixin, ModelMixin, ConfigMixin):
@@ -29,7 +30,10 @@ class LongSkipModel(LongSkipTransformer, SkipCacheMixin, ModelMixin, ConfigMixin
         """Compile head, trunk and tail apart, for full and cached steps alike; takes torch.compile's options."""
         self._compiled_rooms = Rooms(*(torch.compile(room, **options) for room in super().rooms))
 
-    def call_layer(self, layer: torch.nn.Module, *inputs: Tensor) -> Tensor:
+    def fuse(self, index: int, stream: Tensor, skip: Tensor) -> Tensor:
+        return fuse_skip(stream, skip, self.skip_norms[index], self.skip_linears[index], fuse=self.config.fuse)
+
+    def call_layer(self, layer: torch.nn.Module, *inputs: Tensor | None) -> Tensor:
         """Run one layer, under activation checkpointing where it is enabled and gradients flow."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return self._gradient_checkpointing_func(layer, *inputs)

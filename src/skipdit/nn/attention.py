@@ -19,7 +19,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention [B, T, D] -> [B, T, D], one fused projection laid out [q | k | v]."""
+    """Multi-head self-attention over T, [..., T, D] -> [..., T, D], one fused projection laid out [q | k | v]."""
 
     def __init__(self, hidden_size: int, num_heads: int):
         super().__init__()
@@ -28,5 +28,6 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        query, key, value = rearrange(self.qkv(hidden_states), "b t (n h d) -> n b h t d", n=3, h=self.num_heads)
-        return self.proj(rearrange(attention(query, key, value), "b h t d -> b t (h d)"))
+        query, key, value = rearrange(self.qkv(hidden_states), "... t (n h d) -> n (...) h t d", n=3, h=self.num_heads)
+        attended = rearrange(attention(query, key, value), "b h t d -> b t (h d)")
+        return self.proj(attended.reshape(hidden_states.shape))

@@ -27,9 +27,9 @@ def zero(linear: nn.Linear) -> None:
 
 
 def modulate(hidden_states: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """LN(x) (1 + scale) + shift for x [B, T, D] and shift, scale [B, D]."""
+    """LN(x) (1 + scale) + shift for x [..., T, D] and shift, scale [..., D], which all T tokens share."""
     normed = F.layer_norm(hidden_states, hidden_states.shape[-1:], eps=NORM_EPS)
-    return normed * (1 + scale[:, None]) + shift[:, None]
+    return normed * (1 + scale[..., None, :]) + shift[..., None, :]
 
 
 class MLP(nn.Module):
@@ -45,7 +45,11 @@ class MLP(nn.Module):
 
 
 class DiTBlock(nn.Module):
-    """One adaLN-zero layer: stream [B, T, D] and conditioning [B, D] -> stream [B, T, D]."""
+    """One adaLN-zero layer: stream [..., T, D] and conditioning [..., D] -> stream [..., T, D].
+
+    The leading axes of the conditioning broadcast against the stream's: a video [B, F, T, D] takes [B, 1, D] for all
+    its frames or [B, F, D] for each.
+    """
 
     def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float):
         super().__init__()
@@ -57,12 +61,12 @@ class DiTBlock(nn.Module):
 
     def forward(self, hidden_states: Tensor, conditioning: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(conditioning).chunk(6, dim=-1)
-        hidden_states = hidden_states + gate1[:, None] * self.attn(modulate(hidden_states, shift1, scale1))
-        return hidden_states + gate2[:, None] * self.mlp(modulate(hidden_states, shift2, scale2))
+        hidden_states = hidden_states + gate1[..., None, :] * self.attn(modulate(hidden_states, shift1, scale1))
+        return hidden_states + gate2[..., None, :] * self.mlp(modulate(hidden_states, shift2, scale2))
 
 
 class FinalLayer(nn.Module):
-    """The output head: stream [B, T, D] and conditioning [B, D] -> patches [B, T, p * p * C]."""
+    """The output head: stream [..., T, D] and conditioning [..., D] -> patches [..., T, p * p * C]."""
 
     def __init__(self, hidden_size: int, out_features: int):
         super().__init__()

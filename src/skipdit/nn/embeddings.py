@@ -79,7 +79,7 @@ class LabelEmbedder(nn.Module):
 
 
 def unpatchify(patches: Tensor, *, height: int, width: int, patch_size: int) -> Tensor:
-    """Tokens [B, height * width, p * p * C] as an image [B, C, height * p, width * p]."""
+    """Tokens [..., height * width, p * p * C] as images [..., C, height * p, width * p]."""
     return rearrange(
-        patches, "b (h w) (p q c) -> b c (h p) (w q)", h=height, w=width, p=patch_size, q=patch_size
+        patches, "... (h w) (p q c) -> ... c (h p) (w q)", h=height, w=width, p=patch_size, q=patch_size
     )

@@ -40,6 +40,6 @@ class SkipLinear(nn.Module):
 
 
 def fuse_skip(stream: Tensor, skip: Tensor, norm: SkipNorm, linear: SkipLinear, *, fuse: str) -> Tensor:
-    """Merge a skip into the stream, both [B, T, D]: "replace" (published) or "residual" (added to the stream)."""
+    """Merge a skip into the stream, both [..., T, D]: "replace" (published) or "residual" (added to the stream)."""
     fused = linear(norm(torch.cat([stream, skip], dim=-1)))
     return stream + fused if fuse == "residual" else fused

@@ -2,7 +2,8 @@
 
     class TestLatte(LatteSubject, ModelContract): ...
 
-where its `Subject` says how a tiny one is built, what goes in, and which modules are its layers.
+where its `Subject` says how a tiny one is built, what goes in, and which modules are its layers. Models whose blocks
+diffusers does not know come under `UnknownToDiffusers` too.
 """
 
 from tests.models.contract.beside import Beside
@@ -11,9 +12,11 @@ from tests.models.contract.contexts import Contexts
 from tests.models.contract.copies import Copies
 from tests.models.contract.cost import Cost
 from tests.models.contract.cuts import Cuts
-from tests.models.contract.guards import Guards
+from tests.models.contract.guards import Guards, UnknownToDiffusers
 from tests.models.contract.reuse import Reuses
 from tests.models.contract.runs import CleanStarts
+
+__all__ = ["Cuts", "ModelContract", "Reuses", "UnknownToDiffusers"]
 
 
 class ModelContract(Cuts, Reuses, CleanStarts, Contexts, Guards, Copies, Cost, Compiled, Beside):

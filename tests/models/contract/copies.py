@@ -50,6 +50,6 @@ class Copies(Subject):
         loaded = type(model).from_pretrained(tmp_path)
         assert not loaded.is_cache_enabled
         assert not loaded.training
-        assert loaded.config.depth == model.config.depth
+        assert (loaded.depth, loaded.num_skips) == (model.depth, model.num_skips)
         assert_equal(self.run(loaded), self.run(self.build()))
         assert model.is_cache_enabled

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from skipdit import SkipCacheConfig
 from skipdit.caching.forecast import lagrange_weights
-from tests.models.subject import TIMESTEPS, Subject, assert_equal, recorded, sample, tensors_remembered
+from tests.models.subject import TIMESTEPS, Subject, assert_equal, in_dtype, recorded, sample, tensors_remembered
 
 FORECASTS = {"hold": {}, "residual": {}, "taylor": {"order": 1}, "taylor-2": {"order": 2}}
 
@@ -94,7 +94,7 @@ class Reuses(Subject):
     def test_half_precision_stays_half(self, model):
         model = model.to(torch.bfloat16)
         model.enable_cache(config("taylor", interval=2))
-        inputs = [self.inputs(t) | {"hidden_states": self.inputs(t)["hidden_states"].bfloat16()} for t in TIMESTEPS]
+        inputs = [in_dtype(self.inputs(t), torch.bfloat16) for t in TIMESTEPS]
         assert {sample(model, step).dtype for step in inputs} == {torch.bfloat16}
         assert {tensor.dtype for tensor in tensors_remembered(model)} == {torch.bfloat16}
 

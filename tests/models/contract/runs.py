@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from skipdit import SkipCacheConfig
-from tests.models.subject import Subject, assert_equal, memories, raising, sample, tensors_remembered
+from tests.models.subject import Subject, assert_equal, in_dtype, memories, raising, sample, tensors_remembered
 
 CONFIG = SkipCacheConfig(interval=3)
 LATER = (650, 550, 450, 350)  # below whatever was left behind, so that no timestep rises
@@ -14,8 +14,7 @@ class CleanStarts(Subject):
     def assert_starts_clean(self, model, timesteps=(900, 800, 700, 600), *, dtype=torch.float32, **like) -> None:
         fresh = self.cached(CONFIG).to(dtype)
         for timestep in timesteps:
-            inputs = self.inputs(timestep, **like)
-            inputs["hidden_states"] = inputs["hidden_states"].to(dtype)
+            inputs = in_dtype(self.inputs(timestep, **like), dtype)
             assert_equal([sample(model, inputs)], [sample(fresh, inputs)])
         assert model.cache_stats() == fresh.cache_stats()
 

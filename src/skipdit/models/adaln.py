@@ -1,0 +1,96 @@
+"""What DiT and Latte share: patches and classes in, adaLN-zero layers, patches out, under the published names."""
+
+from typing import Any
+
+from diffusers import ModelMixin  # noqa: F401  (diffusers looks this name up in the module of a saved component)
+from torch import Tensor, nn
+
+from skipdit.models.base import LongSkipModel
+from skipdit.models.checks import check_at_least_one, check_image, check_skips, check_width
+from skipdit.nn.blocks import DiTBlock, FinalLayer
+from skipdit.nn.embeddings import LabelEmbedder, PatchEmbed, TimestepEmbedder, sincos_2d
+from skipdit.nn.skips import SkipLinear, SkipNorm
+
+SIZES = {  # blocks, hidden size, heads
+    "XL": (28, 1152, 16),
+    "L": (24, 1024, 16),
+    "B": (12, 768, 12),
+    "S": (12, 384, 6),
+}
+PATCH_SIZES = (2, 4, 8)
+
+
+class AdaLNTransformer(LongSkipModel):
+    """The parts of a class-conditional transformer; a layer is `blocks_per_layer` blocks in turn."""
+
+    _no_split_modules = ["DiTBlock"]
+    _repeated_blocks = ["DiTBlock"]
+    _skip_layerwise_casting_patterns = ["pos_embed", "temp_embed", "skip_norms"]
+    blocks_per_layer = 1
+
+    @classmethod
+    def from_size(cls, size: str, **config: Any) -> "AdaLNTransformer":
+        """A published size, "XL/2" or "B/4": letter / patch; every other setting as keyword."""
+        published = published_size(size)
+        return cls(**published | {"depth": published["depth"] // cls.blocks_per_layer}, **config)
+
+    @property
+    def null_class(self) -> int | None:
+        """The class id that stands for no class, or None where the model was made without one."""
+        has_null = self.config.num_classes > 0 and self.config.class_dropout_prob > 0
+        return self.config.num_classes if has_null else None
+
+    def assemble(self) -> None:
+        """Make every module that `config` names; raise ValueError where a setting is out of its bounds."""
+        config = self.config
+        check_skips(depth=config.depth, num_skips=config.num_skips, fuse=config.fuse)
+        check_width(hidden_size=config.hidden_size, num_heads=config.num_heads)
+        size = config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        check_at_least_one(height=height, width=width, patch_size=config.patch_size, in_channels=config.in_channels)
+        check_image(height, width, config.patch_size)
+        if not 0 <= config.class_dropout_prob < 1:
+            raise ValueError(f"class_dropout_prob is {config.class_dropout_prob}: it must be in [0, 1)")
+        if config.out_channels is None:
+            self.register_to_config(out_channels=2 * config.in_channels)
+            config = self.config
+        self.depth, self.num_skips = config.depth, config.num_skips
+        self.grid = (height // config.patch_size, width // config.patch_size)
+
+        self.x_embedder = PatchEmbed(config.in_channels, config.hidden_size, config.patch_size)
+        self.pos_embed = nn.Parameter(sincos_2d(*self.grid, config.hidden_size)[None], requires_grad=False)
+        self.t_embedder = TimestepEmbedder(config.hidden_size)
+        if config.num_classes:
+            self.y_embedder = LabelEmbedder(config.num_classes + (config.class_dropout_prob > 0), config.hidden_size)
+        blocks = range(config.depth * self.blocks_per_layer)
+        self.blocks = nn.ModuleList(DiTBlock(config.hidden_size, config.num_heads, config.mlp_ratio) for _ in blocks)
+        self.final_layer = FinalLayer(config.hidden_size, config.patch_size**2 * config.out_channels)
+        if config.num_skips:
+            skips = range(config.num_skips)
+            self.skip_norms = nn.ModuleList(SkipNorm(config.hidden_size) for _ in skips)
+            self.skip_linears = nn.ModuleList(SkipLinear(config.hidden_size, fuse=config.fuse) for _ in skips)
+
+    def grid_of(self, images: Tensor) -> tuple[int, int]:
+        """The token grid (h, w) of images [..., H, W]."""
+        height, width = images.shape[-2:]
+        check_image(height, width, self.config.patch_size)
+        return height // self.config.patch_size, width // self.config.patch_size
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] as patches at their positions, [B, T, D]."""
+        return self.x_embedder(images) + self.positions(self.grid_of(images)).to(images.dtype)
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """The position table [1, h * w, D]; the stored one where the grid is the one that the model was made for."""
+        if grid == self.grid:
+            return self.pos_embed
+        return sincos_2d(*grid, self.config.hidden_size, device=self.pos_embed.device)[None]
+
+
+def published_size(name: str) -> dict[str, int]:
+    """Blocks (as depth), width, heads and patch of "XL/2", "L/4", ..., by the names of the arguments."""
+    letter, _, patch = name.partition("/")
+    if letter not in SIZES or patch not in map(str, PATCH_SIZES):
+        raise ValueError(f"unknown size {name!r}: take one of {', '.join(SIZES)} over one of {PATCH_SIZES}, as in XL/2")
+    depth, hidden_size, num_heads = SIZES[letter]
+    return {"depth": depth, "hidden_size": hidden_size, "num_heads": num_heads, "patch_size": int(patch)}

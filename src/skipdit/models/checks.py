@@ -1,0 +1,37 @@
+"""What an architecture may be: each check raises a ValueError that names the value, the bound and the remedy."""
+
+from skipdit.nn.skips import FUSES
+
+
+def check_skips(*, depth: int, num_skips: int, fuse: str) -> None:
+    check_at_least_one(depth=depth)
+    if not 0 <= num_skips <= depth // 2:
+        raise ValueError(f"num_skips is {num_skips}: depth {depth} has room for 0 to {depth // 2} skips")
+    if fuse not in FUSES:
+        raise ValueError(f"fuse is {fuse!r}: take one of {', '.join(FUSES)}")
+
+
+def check_width(*, hidden_size: int, num_heads: int) -> None:
+    check_at_least_one(num_heads=num_heads)
+    if hidden_size % num_heads or hidden_size % 4:
+        raise ValueError(f"hidden_size is {hidden_size}: it must be a multiple of num_heads ({num_heads}) and of 4")
+
+
+def check_at_least_one(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} is {count}: it must be at least 1")
+
+
+def check_image(height: int, width: int, patch_size: int) -> None:
+    if height % patch_size or width % patch_size:
+        raise ValueError(f"image is {height} x {width}: both sides must be multiples of the patch size {patch_size}")
+
+
+def check_frames(frames: int, *, at_most: int, num_images: int) -> None:
+    """A video of at least one frame, as long as the temporal positions at the most, with stills after it."""
+    if num_images < 0:
+        raise ValueError(f"num_images is {num_images}: it must be at least 0")
+    if not 1 <= frames <= at_most:
+        stills = f" (after the last {num_images} stills)" if num_images else ""
+        raise ValueError(f"video has {frames} frames{stills}: this model has temporal positions for 1 to {at_most}")
