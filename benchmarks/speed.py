@@ -18,7 +18,7 @@ from skipdit.caching import plan
 from skipdit.cli.bench import machine
 from skipdit.diffusion import respace
 from skipdit.evaluation import Latency, measure_side_by_side
-from skipdit.evaluation.price import price, settings
+from skipdit.evaluation.price import price
 
 RUN_STEPS = 12  # of the cached runs; divisible by every interval
 CACHES = {
@@ -60,17 +60,17 @@ def main() -> None:
     runs = {"uncached": lambda: run(ours, inputs, None)}
     runs |= {name: (lambda cache=cache: run(ours, inputs, cache)) for name, cache in CACHES.items()}
     seconds = measure_side_by_side(runs, repeats=arguments.repeats, warmup=1, device="cpu")
-    report(uncached, seconds, settings(ours), arguments.out)
+    report(uncached, seconds, ours, arguments.out)
 
 
-def report(uncached: dict[str, Latency], seconds: dict[str, Latency], config: dict, out: Path) -> None:
+def report(uncached: dict[str, Latency], seconds: dict[str, Latency], model: DiT, out: Path) -> None:
     ratio = uncached["diffusers"].median / uncached["ours"].median
     print(f"uncached pass   ours {uncached['ours'].median:.3f} s, diffusers {uncached['diffusers'].median:.3f} s")
     print(f"                ratio {ratio:.2f}\n")
     rows = {"diffusers / ours": ratio}
     for name, cache in CACHES.items():
         planned = plan(cache.schedule, respace(1000, RUN_STEPS))
-        predicted = price(config, branch=cache.branch, batch=2).speedup(planned)
+        predicted = price(model, branch=cache.branch, batch=2).speedup(planned)
         measured = seconds["uncached"].median / seconds[name].median
         rows[name] = {"predicted": predicted, "measured": measured, "efficiency": measured / predicted}
         print(f"{name:22} predicted {predicted:.2f}x  measured {measured:.2f}x  efficiency {measured / predicted:.2f}")

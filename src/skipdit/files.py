@@ -1,10 +1,20 @@
-"""Files and folders that are whole or absent, whatever stops the writing."""
+"""Files and folders that are whole or absent, whatever stops the writing, and names for them."""
 
+import re
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from uuid import uuid4
+
+SHORTEST_NAME = 32  # bytes; room for a hash and some letters
+HASHED = re.compile(r".*-[0-9a-f]{12}", re.DOTALL)
+RESERVED_CHARACTERS = '<>:"/\\|?*'  # these and the names below: learn.microsoft.com/windows/win32/fileio/naming-a-file
+RESERVED_NAMES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
+    f"{port}{number}" for port in ("com", "lpt") for number in "0123456789\u00b9\u00b2\u00b3"
+}
 
 
 def write_text(path: Path, text: str) -> None:
@@ -35,3 +45,47 @@ def whole_folder(path: Path) -> Iterator[Path]:
         raise OSError(f"{path} could not be written ({reason}): make room, then run the same command again") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def safe_name(text: str, *, at_most: int = 200) -> str:
+    """A file name for any text, such as a prompt: the text itself where that is a name, else a likeness and a hash.
+
+    Different texts have different names, also where file systems ignore case, as those of Windows and macOS do: "a" is
+    its own name, "A" keeps its capital and gets a hash. So does text that ends as a name with a hash does, which is why
+    only names without one are their own names. The likeness has "_" for what no name may hold, such as "/", and is in
+    Unicode's composed form (NFC). Append a suffix as text: `Path.with_suffix` would replace what follows a dot.
+    Units: at_most in bytes of UTF-8, as file systems count; 200 of their 255 leave room for a suffix and a name aside.
+    Raises: ValueError for at_most below 32.
+    """
+    if at_most < SHORTEST_NAME:
+        raise ValueError(f"at_most is {at_most}; it must be at least {SHORTEST_NAME} bytes, for the hash and a word.")
+    likeness = _likeness(text)
+    if likeness == text == _folded(text) and len(text.encode()) <= at_most and not HASHED.fullmatch(text):
+        return text
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
+    beginning = likeness.encode()[: at_most - len(digest) - 1].decode(errors="ignore")  # of whole characters
+    return f"{beginning}-{digest}"
+
+
+def _likeness(text: str) -> str:
+    """The nearest name that every file system takes, of any length."""
+    allowed = "".join("_" if _is_reserved(character) else character for character in unicodedata.normalize("NFC", text))
+    name = _trimmed(allowed) or "untitled"
+    device = name.partition(".")[0].rstrip().lower() in RESERVED_NAMES
+    return f"_{name}" if device else name
+
+
+def _is_reserved(character: str) -> bool:
+    """Control, format and unassigned characters, lone surrogates, ends of lines, and what Windows keeps for itself."""
+    category = unicodedata.category(character)
+    return category[0] == "C" or category in ("Zl", "Zp") or character in RESERVED_CHARACTERS
+
+
+def _trimmed(name: str) -> str:
+    """Without dots and spaces at either end, of whatever width."""
+    return re.sub(r"^[.\s]+|[.\s]+$", "", name)
+
+
+def _folded(text: str) -> str:
+    """The same for texts that differ in case alone; by way of capitals, since the dotless i has that of i."""
+    return unicodedata.normalize("NFC", text.upper().casefold())

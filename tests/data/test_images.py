@@ -89,3 +89,10 @@ def test_the_digits_have_no_folder(tmp_path):
 def test_an_unknown_set_is_answered_with_the_names():
     with pytest.raises(ValueError, match="unknown dataset 'mnist': take one of fashion-mnist, digits"):
         data.load("mnist")
+
+
+def test_dropped_images_have_the_null_class():
+    digits, indices = data.load("digits"), torch.arange(6)
+    labels = digits.conditions(indices, dropped=indices >= 4)["class_labels"]
+    assert labels.tolist() == [0, 1, 2, 3, 10, 10]
+    assert torch.equal(digits.x_0(indices), digits.batch(indices)[0])

@@ -9,7 +9,16 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
-from skipdit.evaluation import difference, difference_label, grid, labelled_rows, save_png, to_uint8
+from skipdit.evaluation import (
+    contact_sheet,
+    difference,
+    difference_label,
+    grid,
+    labelled_clips,
+    labelled_rows,
+    save_png,
+    to_uint8,
+)
 from skipdit.evaluation.pictures import PAPER
 
 
@@ -130,6 +139,67 @@ def test_gray_and_colour_rows_share_a_picture_and_a_picture_is_reproducible():
 def test_rows_that_make_no_table_are_refused(rows, options, why):
     with pytest.raises(ValueError, match=why):
         labelled_rows(rows, **{"scale": 1, **options})
+
+
+@pytest.mark.parametrize("options", [{}, {"title": "A title\nand more", "captions": ["one", "", "three words here"]}])
+def test_frame_f_of_clips_is_the_page_of_their_frames_f(options):
+    rows = {"full\n1.2 s": uniform(3, 5, 3, 6, 7), "gray": uniform(3, 5, 1, 6, 7, seed=1)}
+    pages = labelled_clips(rows, scale=2, **options)
+    assert pages.dtype == np.uint8
+    assert len(pages) == 5
+    for frame, page in enumerate(pages):
+        images = {label: clips[:, frame] for label, clips in rows.items()}
+        assert np.array_equal(page, np.asarray(labelled_rows(images, scale=2, **options)))
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "why"),
+    [
+        ({}, {}, "at least one row"),
+        ({"a": torch.zeros(2, 3, 1, 4, 4), "b": torch.zeros(2, 4, 1, 4, 4)}, {}, r"{'a': 3, 'b': 4} frames"),
+        ({"a": torch.zeros(2, 3, 1, 4, 4), "b": torch.zeros(1, 3, 1, 4, 4)}, {}, "same B, H and W"),
+        ({"a": torch.zeros(2, 3, 4, 4)}, {}, r"'a' has shape \(2, 3, 4, 4\)"),
+        ({"a": torch.zeros(2, 0, 3, 4, 4)}, {}, "F >= 1"),
+        ({"a": torch.zeros(2, 3, 4, 4, 4)}, {}, "C 1 or 3"),
+        ({"a": torch.zeros(2, 3, 1, 4, 4)}, {"captions": ["one"]}, "1 captions for 2 columns"),
+    ],
+)
+def test_clips_that_make_no_table_are_refused(rows, options, why):
+    with pytest.raises(ValueError, match=why):
+        labelled_clips(rows, scale=1, **options)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_contact_sheet_has_a_row_a_clip_and_a_column_a_frame(channels):
+    clips = uniform(3, 4, channels, 6, 5)
+    sheet = contact_sheet(clips, scale=2)
+    table = np.array([[only_place(sheet, image, 2) for image in clip] for clip in clips])
+    assert (table == table[:1, :, :] * [0, 1] + table[:, :1, :] * [1, 0]).all()
+    assert (np.diff(table[:, 0, 0]) > 0).all()
+    assert (np.diff(table[0, :, 1]) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"), [(1, [0]), (2, [0, 8]), (3, [0, 4, 8]), (5, [0, 2, 4, 6, 8]), (9, [*range(9)])]
+)
+def test_a_contact_sheet_shows_frames_evenly_spaced(columns, shown):
+    clips = uniform(2, 9, 1, 4, 4)
+    wanted = grid(clips[:, shown].flatten(0, 1), columns=columns)
+    assert contact_sheet(clips, scale=1, columns=columns).tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("clips", "columns", "why"),
+    [
+        (torch.zeros(2, 3, 1, 4, 4), 0, "columns is 0; it must be between 1 and 3"),
+        (torch.zeros(2, 3, 1, 4, 4), 4, "columns is 4; it must be between 1 and 3"),
+        (torch.zeros(3, 1, 4, 4), None, r"clips has shape \(3, 1, 4, 4\)"),
+        (torch.zeros(0, 3, 1, 4, 4), None, "B >= 1"),
+    ],
+)
+def test_clips_that_make_no_sheet_are_refused(clips, columns, why):
+    with pytest.raises(ValueError, match=why):
+        contact_sheet(clips, scale=1, columns=columns)
 
 
 def test_a_grid_without_columns_is_refused():

@@ -101,6 +101,7 @@ WRAPPERS = {
     "flat": lambda state: state,
     "ema": lambda state: {"ema": state},
     "model": lambda state: {"model": state},
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3},
     "training checkpoint": lambda state: {"model": weights(seed=1), "ema": state, "opt": {"step": 3}, "args": ARGS},
     "model beside other things": lambda state: {"model": state, "opt": {}, "args": ARGS},
 }
@@ -145,7 +146,7 @@ def changed(**changes) -> dict[str, torch.Tensor]:
         (changed(x_embedder__proj__weight=None), "'x_embedder.proj.weight' is missing among 59 tensors"),
         (changed(x_embedder__proj__weight=torch.ones(3, 3)), r"x_embedder\.proj\.weight has shape \(3, 3\)"),
         (changed(final_layer__linear__bias=torch.tensor(1.0)), r"final_layer\.linear\.bias has shape \(\)"),
-        ({"conv_in.weight": torch.ones(1)}, "no dit checkpoint: 'x_embedder.proj.weight' is missing among 1 tensors"),
+        ({"conv_in.weight": torch.ones(1)}, "no checkpoint of latte-t2v, latte, dit, by its 1 tensors: pass arch"),
         ({}, "holds nothing where tensors belong"),
         ({"ema": {}}, "holds nothing where tensors belong"),
         ({"x_embedder.proj.weight": 3, "step": "x"}, "holds x_embedder.proj.weight, step where tensors belong"),
@@ -173,9 +174,9 @@ def test_a_list_is_no_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("config", "overrides", "message"),
     [
-        ({}, {}, "depth 4 at width 16 is no published size: pass num_heads"),
+        ({}, {}, "4 blocks at width 16 are no published size: pass num_heads"),
         ({}, {"num_heads": 3}, r"hidden_size is 16: it must be a multiple of num_heads \(3\)"),
-        ({}, {"num_heads": 2, "arch": "unet"}, "unknown arch 'unet': take one of dit"),
+        ({}, {"num_heads": 2, "arch": "unet"}, "unknown arch 'unet': take one of latte-t2v, latte, dit"),
         ({"sample_size": (4, 6)}, {"num_heads": 2}, "pos_embed has 6 tokens, which is no square: pass sample_size="),
     ],
 )

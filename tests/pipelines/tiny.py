@@ -1,10 +1,11 @@
-"""A tiny real model whose samples stay in bounds, and pipelines around it."""
+"""Tiny real models whose samples stay in bounds, and pipelines around them."""
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
+from torch import nn
 
-from skipdit import DiT
-from skipdit.pipelines import ClassToImagePipeline
+from skipdit import DiT, Latte, LatteT2V
+from skipdit.pipelines import ClassToImagePipeline, ClassToVideoPipeline
 from skipdit.pipelines.schedulers import make_scheduler
 from skipdit.randomness import generator
 
@@ -14,14 +15,31 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def tiny(*, seed: int = 0, **settings) -> DiT:
-    """A `DiT` with every weight drawn, so that no gate is shut and no class without effect; in eval mode."""
-    model, rng = DiT(**SETTINGS | settings), torch.Generator().manual_seed(seed)
+def drawn(model: nn.Module, *, seed: int) -> nn.Module:
+    """The model with every weight drawn, so that no gate is shut and no class without effect; in eval mode."""
+    rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.normal_(std=0.15, generator=rng)
     return model.eval()
+
+
+def tiny(*, seed: int = 0, **settings) -> DiT:
+    return drawn(DiT(**SETTINGS | settings), seed=seed)
+
+
+def tiny_latte(*, seed: int = 0, **settings) -> Latte:
+    return drawn(Latte(**SETTINGS | {"num_frames": 3} | settings), seed=seed)
+
+
+def tiny_latte_t2v(*, seed: int = 0, **settings) -> LatteT2V:
+    """Gray pixels, 8 x 8."""
+    sizes = {
+        "sample_size": 8, "in_channels": 1, "out_channels": 2, "num_attention_heads": 2, "attention_head_dim": 8,
+        "cross_attention_dim": 16, "caption_channels": 12, "video_length": 3, "num_layers": 4, "num_skips": 2,
+    }  # fmt: skip
+    return drawn(LatteT2V(**sizes | settings), seed=seed)
 
 
 def tiny_vae(*, latent_channels: int = 4) -> AutoencoderKL:
@@ -33,6 +51,16 @@ def tiny_vae(*, latent_channels: int = 4) -> AutoencoderKL:
     ).eval()  # fmt: skip
 
 
+def tiny_temporal_vae() -> AutoencoderKLTemporalDecoder:
+    """An autoencoder of 4 channels that halves each side and sees several frames."""
+    return AutoencoderKLTemporalDecoder(
+        block_out_channels=(32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        layers_per_block=1,
+        scaling_factor=0.5,
+    ).eval()
+
+
 def pipeline(model: DiT | None = None, *, scheduler: str = "ddim", vae: AutoencoderKL | None = None):
     model = tiny() if model is None else model
     learned = model.config.out_channels == 2 * model.config.in_channels
@@ -41,8 +69,16 @@ def pipeline(model: DiT | None = None, *, scheduler: str = "ddim", vae: Autoenco
     return pipe
 
 
+def video_pipeline(model: Latte | None = None, *, scheduler: str = "ddim", vae: nn.Module | None = None):
+    model = tiny_latte() if model is None else model
+    learned = model.config.out_channels == 2 * model.config.in_channels
+    pipe = ClassToVideoPipeline(model, make_scheduler(scheduler, learned_variance=learned), vae)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def seeds(*numbers: int) -> list[torch.Generator]:
-    """A generator for each image."""
+    """A generator for each image or video."""
     return [generator(number) for number in numbers]
 
 
@@ -50,3 +86,15 @@ def latents_of(pipe: ClassToImagePipeline, labels=(1, 2, 3), *, steps: int = 6, 
     """x_0 [B, C, H, W] of a short run with a generator for each image."""
     settings = {"generator": seeds(*range(len(labels))), "guidance_scale": 1.5} | settings
     return pipe(list(labels), num_inference_steps=steps, output_type="latent", **settings).images
+
+
+def videos_of(pipe: ClassToVideoPipeline, labels=(1, 2, 3), *, steps: int = 4, **settings) -> torch.Tensor:
+    """x_0 [B, F, C, H, W], or another output type, of a short run with a generator for each video."""
+    settings = {"generator": seeds(*range(len(labels))), "guidance_scale": 1.5, "output_type": "latent"} | settings
+    return pipe(list(labels), num_inference_steps=steps, **settings).frames
+
+
+def free_videos_of(pipe: ClassToVideoPipeline, count: int = 2, *, steps: int = 4, **settings) -> torch.Tensor:
+    """The same of an unconditional model."""
+    settings = {"generator": seeds(*range(count)), "output_type": "latent"} | settings
+    return pipe(num_videos=count, num_inference_steps=steps, **settings).frames

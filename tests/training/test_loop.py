@@ -30,7 +30,8 @@ def loss_rows(folder):
 def test_a_step_sees_the_samples_of_its_batch_noised_to_their_timesteps(tmp_path):
     run = start(tiny_run(tmp_path, batch_size=64, model={"class_dropout_prob": 0}))
     run.step = 7
-    (x_t, t, labels), targets = noised_batch(run)
+    inputs, targets = noised_batch(run)
+    x_t, t, labels = inputs["hidden_states"], inputs["timestep"], inputs["class_labels"]
     indices = batch_indices(7, dataset_size=len(run.dataset), batch_size=64, seed=0)
     assert torch.equal(targets["x_0"], run.dataset.images[indices] / 127.5 - 1)
     assert torch.equal(labels, run.dataset.labels[indices])
@@ -43,7 +44,7 @@ def test_a_step_depends_on_the_seed_and_its_number_alone(tmp_path):
         run = start(tiny_run(tmp_path, seed=seed))
         torch.manual_seed(int(torch.randint(1000, ())))  # whatever else was drawn
         run.step = step
-        return torch.cat([tensor.flatten().float() for tensor in noised_batch(run)[0]])
+        return torch.cat([tensor.flatten().float() for tensor in noised_batch(run)[0].values()])
 
     assert torch.equal(inputs(0, 3), inputs(0, 3))
     assert not torch.equal(inputs(0, 3), inputs(0, 4))
@@ -52,7 +53,8 @@ def test_a_step_depends_on_the_seed_and_its_number_alone(tmp_path):
 
 def test_timesteps_are_uniform_and_noise_is_normal(tmp_path):
     run = start(tiny_run(tmp_path, batch_size=4000))
-    (_, t, _), targets = noised_batch(run)
+    _, targets = noised_batch(run)
+    t = targets["t"]
     assert (t.min() >= 0) & (t.max() <= 999)
     assert torch.bincount(t // 100, minlength=10).tolist() == pytest.approx([400] * 10, abs=5 * 19)
     assert targets["noise"].mean().item() == pytest.approx(0, abs=5 / 4000**0.5 / 8)
@@ -62,7 +64,7 @@ def test_timesteps_are_uniform_and_noise_is_normal(tmp_path):
 def labels_of(tmp_path, probability: float):
     run = start(tiny_run(tmp_path, batch_size=4000, model={"class_dropout_prob": probability}))
     indices = batch_indices(0, dataset_size=len(run.dataset), batch_size=4000, seed=0)
-    return noised_batch(run)[0][2], run.dataset.labels[indices]
+    return noised_batch(run)[0]["class_labels"], run.dataset.labels[indices]
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5])
@@ -202,7 +204,7 @@ def test_the_log_holds_the_means_since_its_last_row(tmp_path):
 def test_previews_show_the_average_at_their_steps_and_at_the_end(tmp_path):
     shown = {}
 
-    def keep(model, path):
+    def keep(model, dataset, path):
         shown[path.relative_to(tmp_path).as_posix()] = model
 
     final = train(tiny_run(tmp_path, preview_every=3), preview=keep)
@@ -213,8 +215,8 @@ def test_previews_show_the_average_at_their_steps_and_at_the_end(tmp_path):
 
 
 def test_previews_change_no_bit_of_the_run(tmp_path):
-    def draw(model, path):
-        preview(model, num_steps=2)
+    def draw(model, dataset, path):
+        preview(model, dataset, num_steps=2)
         torch.manual_seed(0)
 
     plain = train(tiny_run(tmp_path / "plain"))
@@ -224,11 +226,11 @@ def test_previews_change_no_bit_of_the_run(tmp_path):
 
 
 def test_a_preview_is_a_column_for_each_class(tmp_path):
-    model = tiny_run(tmp_path).model.build().eval()
-    images = preview(model, num_steps=2, rows=3)
-    assert images.shape == (30, 1, 8, 8)
+    model, dataset = tiny_run(tmp_path).model.build().eval(), data.load("digits")
+    images = preview(model, dataset, num_steps=2)
+    assert images.shape == (40, 1, 8, 8)
     assert (images.min() >= 0) & (images.max() <= 1)
-    assert torch.equal(images, preview(model, num_steps=2, rows=3))
+    assert torch.equal(images, preview(model, dataset, num_steps=2))
 
 
 # What is refused.
@@ -236,7 +238,8 @@ def test_a_preview_is_a_column_for_each_class(tmp_path):
 
 @pytest.mark.parametrize("wrong", [{"in_channels": 3}, {"sample_size": 16}, {"num_classes": 9}])
 def test_data_that_does_not_fit_is_refused_and_nothing_is_written(tmp_path, wrong):
-    with pytest.raises(ValueError, match="digits has 1 x 8 x 8 and 10: set in_channels, sample_size and num_classes"):
+    name = "height, width" if "sample_size" in wrong else next(iter(wrong))
+    with pytest.raises(ValueError, match=f"has in_channels 1, height 8, width 8, num_classes 10: set {name} to"):
         train(tiny_run(tmp_path / "run", model=wrong))
     assert not (tmp_path / "run").exists()
 

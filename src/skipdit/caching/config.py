@@ -1,5 +1,6 @@
 """The settings of Skip-Cache, as one frozen value that goes through JSON and back."""
 
+import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -53,6 +54,18 @@ class SkipCacheConfig:
             raise ValueError(f"unknown preset {name!r}: take one of {', '.join(PRESETS)}")
         return replace(PRESETS[name], **changes)
 
+    @classmethod
+    def published(cls, text: str, **changes: Any) -> "SkipCacheConfig":
+        """The published spelling of a text-to-video setting, "N2-700-50": interval, start and stop of the window.
+
+        Raises: ValueError for another text, or numbers out of their bounds.
+        """
+        found = re.fullmatch(r"N(\d+)-(\d+)-(\d+)", text)
+        if found is None:
+            raise ValueError(f"cache is {text!r}: give N<interval>-<start>-<stop> in timesteps, as N2-700-50")
+        interval, start, stop = map(int, found.groups())
+        return cls(**{"interval": interval, "window": (stop, start)} | changes)
+
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values; `SkipCacheConfig(**that)` is the same config again."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
@@ -102,4 +115,6 @@ def _is_int(value: Any) -> bool:
 
 PRESETS = {
     "class-to-image": SkipCacheConfig(interval=2, branch=4, window=(20, 1000)),
+    "class-to-video": SkipCacheConfig(interval=2, branch=1, window=(49, 900)),  # published: until t < 50
+    "text-to-video": SkipCacheConfig(interval=2, branch=1, window=(50, 700)),  # published: until t <= 50
 }

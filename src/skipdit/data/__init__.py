@@ -1,5 +1,7 @@
-"""Images with classes, as uint8 tensors in memory: small sets that come inside packages."""
+"""What models learn from: small real sets that come inside packages, and clips made of them."""
 
-from skipdit.data.images import DATASETS, ImageSet, load
+from skipdit.data.images import ImageSet
+from skipdit.data.moving_digits import CaptionedDigits, MovingDigits
+from skipdit.data.sets import DATASETS, Dataset, load
 
-__all__ = ["DATASETS", "ImageSet", "load"]
+__all__ = ["DATASETS", "CaptionedDigits", "Dataset", "ImageSet", "MovingDigits", "load"]

@@ -30,9 +30,29 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def gives(self) -> dict[str, int]:
+        """What a model of this data takes, by the names of its arguments."""
+        _, channels, height, width = self.images.shape
+        return {
+            "in_channels": channels, "height": height, "width": width, "num_classes": len(self.class_names)
+        }  # fmt: skip
+
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images in [-1, 1], float32 [B, C, H, W], and their class ids [B]."""
-        return self.images[indices].float() / 127.5 - 1, self.labels[indices]
+        return self.x_0(indices), self.labels[indices]
+
+    def x_0(self, indices: Tensor) -> Tensor:
+        """Images in [-1, 1], float32 [B, C, H, W]."""
+        return self.images[indices].float() / 127.5 - 1
+
+    def conditions(self, indices: Tensor, *, dropped: Tensor) -> dict[str, Tensor]:
+        """Class labels int64 [B]; those of `dropped`, bool [B], are the null class, one past the last."""
+        return {"class_labels": self.labels[indices].masked_fill(dropped, len(self.class_names))}
+
+    def examples(self) -> dict[str, Tensor]:
+        """Conditions to draw previews for: four rows, a column for each class."""
+        return {"class_labels": torch.arange(len(self.class_names)).repeat(4)}
 
 
 def fashion_mnist(folder: Path | None = None) -> ImageSet:
@@ -70,13 +90,3 @@ def read_idx(path: Path) -> Tensor:
     except (gzip.BadGzipFile, zlib.error, EOFError, IndexError, ValueError) as error:
         raise OSError(f"{path} cannot be read ({error}): install or copy it again") from None
     return torch.from_numpy(values.copy())
-
-
-DATASETS = {"fashion-mnist": fashion_mnist, "digits": digits}
-
-
-def load(name: str, *, folder: Path | None = None) -> ImageSet:
-    """An image set by name; ValueError lists the names."""
-    if name not in DATASETS:
-        raise ValueError(f"unknown dataset {name!r}: take one of {', '.join(DATASETS)}")
-    return DATASETS[name](folder)

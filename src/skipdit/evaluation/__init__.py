@@ -9,16 +9,27 @@ from skipdit.evaluation.cost import (
     steps_at_equal_flops,
 )
 from skipdit.evaluation.fidelity import Fidelity, fidelity, psnr, ssim
-from skipdit.evaluation.pictures import difference, difference_label, grid, labelled_rows, save_png, to_uint8
+from skipdit.evaluation.pictures import (
+    contact_sheet,
+    difference,
+    difference_label,
+    grid,
+    labelled_clips,
+    labelled_rows,
+    save_png,
+    to_uint8,
+)
 
 __all__ = [
     "Fidelity",
     "Latency",
+    "contact_sheet",
     "count_flops",
     "difference",
     "difference_label",
     "fidelity",
     "grid",
+    "labelled_clips",
     "labelled_rows",
     "measure",
     "measure_side_by_side",

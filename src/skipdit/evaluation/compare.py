@@ -13,7 +13,7 @@ from tqdm import tqdm
 from skipdit.caching import Plan, SkipCacheConfig, plan
 from skipdit.evaluation.cost import Latency, measure_side_by_side
 from skipdit.evaluation.fidelity import WINDOW, Fidelity, fidelity
-from skipdit.evaluation.price import Price, price, settings
+from skipdit.evaluation.price import Price, price
 from skipdit.pipelines import ClassToImagePipeline
 from skipdit.pipelines.schedulers import set_timesteps
 from skipdit.randomness import generator
@@ -66,7 +66,7 @@ def plan_of(pipeline: ClassToImagePipeline, way: Way) -> Plan:
 
 def price_of(pipeline: ClassToImagePipeline, way: Way, sampling: Sampling) -> Price:
     batch = len(sampling.labels) * (2 if sampling.guidance_scale != 1 else 1)
-    return price(settings(pipeline.transformer), branch=way.cache.branch if way.cache else 0, batch=batch)
+    return price(pipeline.transformer, branch=way.cache.branch if way.cache else 0, batch=batch)
 
 
 def check_size(pipeline: ClassToImagePipeline) -> None:

@@ -4,6 +4,8 @@
                      label | image image image ...          one row a candidate, one column a seed or class
                      label | image image image ...
                              caption caption caption
+
+Of clips, `labelled_clips` makes that page for every frame, and `contact_sheet` has one row a clip, one column a frame.
 """
 
 import os
@@ -88,6 +90,34 @@ def labelled_rows(
     return _margin(_stack([*heading, table], gap=size), round(1.5 * size))
 
 
+def labelled_clips(
+    rows: Mapping[str, Tensor], *, scale: int, title: str | None = None, captions: Sequence[str] | None = None
+) -> np.ndarray:
+    """Frame f is the page of `labelled_rows` for frame f of every clip: what `write_video` takes.
+
+    Shapes: every row [B, F, C, H, W] in [0, 1] with the same B, F, H and W, C 1 or 3 -> uint8 [F, H', W', 3].
+    Raises: ValueError for rows of other shapes, and as `labelled_rows` does.
+    """
+    pages = [labelled_rows(frames, scale=scale, title=title, captions=captions) for frames in _frame_by_frame(rows)]
+    return np.stack([np.asarray(page) for page in pages])
+
+
+def contact_sheet(clips: Tensor, *, scale: int, columns: int | None = None) -> Image.Image:
+    """Clips as rows and frames as columns, from left to right; `columns` of the frames, evenly spaced, or all.
+
+    The first and the last frame are always there, unless there is one column: the first frame.
+    Shapes: clips [B, F, C, H, W] in [0, 1], C 1 or 3; each pixel becomes scale x scale.
+    Raises: ValueError for another shape, more columns than frames or none, or a scale below 1.
+    """
+    _check_clips("clips", clips)
+    length = clips.shape[1]
+    columns = length if columns is None else columns
+    if not 1 <= columns <= length:
+        raise ValueError(f"columns is {columns}; it must be between 1 and {length}, the number of frames.")
+    shown = torch.linspace(0, length - 1, columns, dtype=torch.float64).round().long()
+    return grid(clips[:, shown].flatten(0, 1), columns=columns, scale=scale)
+
+
 def save_png(image: Image.Image, path: Path | str) -> None:
     """Write a picture whole or not at all: aside in the same folder, then renamed over `path`.
 
@@ -110,6 +140,13 @@ def _tiles(images: Tensor, *, scale: int) -> list[Image.Image]:
     pixels = to_uint8(images).repeat(scale, axis=1).repeat(scale, axis=2)
     rgb = np.broadcast_to(pixels, (*pixels.shape[:3], 3))
     return [ImageOps.expand(Image.fromarray(np.ascontiguousarray(image)), border=1, fill=HAIRLINE) for image in rgb]
+
+
+def _frame_by_frame(rows: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Rows of images [B, C, H, W], one mapping a frame."""
+    _check_clip_rows(rows)
+    length = next(iter(rows.values())).shape[1]
+    return [{label: clips[:, frame] for label, clips in rows.items()} for frame in range(length)]
 
 
 def _type_size(tile: Image.Image) -> int:
@@ -204,6 +241,19 @@ def _check_rows(rows: Mapping[str, Tensor], captions: Sequence[str] | None) -> N
     columns = next(iter(shapes.values()))[0]
     if captions is not None and len(captions) != columns:
         raise ValueError(f"there are {len(captions)} captions for {columns} columns; give one each.")
+
+
+def _check_clip_rows(rows: Mapping[str, Tensor]) -> None:
+    for label, clips in rows.items():
+        _check_clips(repr(label), clips)
+    lengths = {label: clips.shape[1] for label, clips in rows.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"rows have {lengths} frames; there must be at least one row, all with the same F.")
+
+
+def _check_clips(name: str, clips: Tensor) -> None:
+    if clips.ndim != 5 or clips.shape[1] == 0:
+        raise ValueError(f"{name} has shape {tuple(clips.shape)}; it must be [B, F, C, H, W] with F >= 1.")
 
 
 def _check_values(images: Tensor) -> None:

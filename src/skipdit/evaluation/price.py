@@ -3,14 +3,13 @@
     cost = (full F + cached f) / (S F),   predicted speed-up = 1 / cost
 """
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 
 from skipdit.caching import Plan
 from skipdit.evaluation.cost import count_flops, predicted_speedup
-from skipdit.models import DiT
+from skipdit.models.base import LongSkipModel
 
 
 class Price(NamedTuple):
@@ -34,25 +33,20 @@ class Price(NamedTuple):
         )
 
 
-def price(config: Mapping[str, Any], *, branch: int, batch: int = 1) -> Price:
-    """The price of steps of a `DiT` of these settings, over `batch` inputs of its own size; needs no weights."""
+def price(model: LongSkipModel, *, branch: int, batch: int = 1) -> Price:
+    """The price of steps of a model over `batch` inputs of its own size; only its settings count, it may be on meta."""
     with torch.device("meta"):
-        model = DiT(**config).eval()
-        height, width = (side * model.config.patch_size for side in model.grid)
-        inputs = {
-            "hidden_states": torch.empty(batch, model.config.in_channels, height, width),
-            "timestep": torch.empty(batch),
-            "class_labels": torch.zeros(batch, dtype=torch.long),
-        }
+        twin = type(model)(**settings(model)).eval()
+    inputs = twin.example_inputs(batch)
     with torch.no_grad():
-        shallow = model.head(branch, **inputs)
-        full = count_flops(lambda: model(**inputs))
-        cached = count_flops(lambda: model.head(branch, **inputs)) + count_flops(
-            lambda: model.tail(branch, shallow.stream, shallow.skips, shallow.context)
+        shallow = twin.head(branch, **inputs)
+        full = count_flops(lambda: twin(**inputs))
+        cached = count_flops(lambda: twin.head(branch, **inputs)) + count_flops(
+            lambda: twin.tail(branch, shallow.stream, shallow.skips, shallow.context)
         )
-    return Price(full, cached, 2 * branch / model.depth)
+    return Price(full, cached, 2 * branch / twin.depth)
 
 
-def settings(model: DiT) -> dict[str, Any]:
+def settings(model: LongSkipModel) -> dict[str, Any]:
     """The arguments that a model was made with."""
     return {name: value for name, value in model.config.items() if not name.startswith("_")}

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,20 @@ from diffusers import AutoencoderKL
 from diffusers.utils import logging
 
 from skipdit.hub.original import CheckpointError, first_line, load_original
-from skipdit.models import DiT
+from skipdit.models import DiT, Latte, LatteT2V
+from skipdit.models.base import LongSkipModel
 from skipdit.pipelines import ClassToImagePipeline
 from skipdit.pipelines.schedulers import make_scheduler
 
 EMBEDDED = ("fashion-skip", "fashion-dit")
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
+MODELS = {"DiT": DiT, "Latte": Latte, "LatteT2V": LatteT2V, "LatteTransformer3DModel": LatteT2V}
+VAES = {"AutoencoderKL": AutoencoderKL}
+PIPELINES = {DiT: ClassToImagePipeline}
+INERT = {  # settings of diffusers 0.24 at the values that change nothing in Latte
+    "attention_type": "default", "double_self_attention": False, "norm_num_groups": 32, "num_vector_embeds": None,
+    "only_cross_attention": False, "upcast_attention": False, "use_linear_projection": False,
+}  # fmt: skip
 
 
 def embedded_folder(name: str) -> Path:
@@ -35,30 +43,39 @@ def load_pipeline(source: str, *, scheduler: str = "ddpm", vae: str | None = Non
         ValueError: a name that is none of these, or an unknown scheduler.
         CheckpointError: what lies there is not a whole model.
     """
-    path = locate(source)
-    is_pipeline = (path / "model_index.json").exists()
-    model = whole(DiT, path / "transformer").float().eval() if is_pipeline else load_model(source, path)
-    noise = make_scheduler(scheduler, learned_variance=learns_variance(model))
-    if vae is None and not (is_pipeline and (path / "vae").exists()):
-        return ClassToImagePipeline(model, noise)
-    return ClassToImagePipeline(model, noise, load_vae(path / "vae" if vae is None else Path(vae)))
+    path, model = locate(source), load_model(source)
+    kind, noise = pipeline_class(model), make_scheduler(scheduler, learned_variance=learns_variance(model))
+    if vae is None and not (is_pipeline(path) and (path / "vae").exists()):
+        return kind(model, noise)
+    return kind(model, noise, load_vae(path / "vae" if vae is None else Path(vae)))
+
+
+def pipeline_class(model: LongSkipModel) -> type[ClassToImagePipeline]:
+    if type(model) not in PIPELINES:
+        drawn = ", ".join(kind.__name__ for kind in PIPELINES)
+        raise ValueError(f"{type(model).__name__} has no pipeline here, only {drawn}: take its model by load_model")
+    return PIPELINES[type(model)]
 
 
 def locate(source: str) -> Path:
     return embedded_folder(source) if source in EMBEDDED else Path(source)
 
 
-def model_config(source: str) -> dict[str, Any]:
-    """The arguments of a model by embedded name or folder, without its weights; ValueError for another name."""
-    for folder in (locate(source), locate(source) / "transformer"):
-        if (folder / "config.json").exists():
-            return {name: value for name, value in read_config(folder).items() if not name.startswith("_")}
-    raise ValueError(f"unknown model {source!r}: take a size as XL/2, one of {', '.join(EMBEDDED)}, or a model folder")
+def is_pipeline(path: Path) -> bool:
+    return (path / "model_index.json").exists()
 
 
-def load_model(source: str, path: Path) -> DiT:
-    if (path / "config.json").exists():
-        return whole(DiT, path).float().eval()
+def load_model(source: str) -> LongSkipModel:
+    """The model alone, by the same names, of the class that its config or its tensors tell; float32, in eval mode.
+
+    Raises:
+        ValueError: a name that is none of these.
+        CheckpointError: what lies there is not a whole model.
+    """
+    path = locate(source)
+    folder = path / "transformer" if is_pipeline(path) else path
+    if is_pipeline(path) or (folder / "config.json").exists():
+        return whole(MODELS, folder).float().eval()
     if path.suffix in CHECKPOINT_SUFFIXES and path.exists():
         return load_original(path).float()
     raise ValueError(
@@ -67,15 +84,24 @@ def load_model(source: str, path: Path) -> DiT:
     )
 
 
+def model_config(source: str) -> dict[str, Any]:
+    """The arguments of a model by embedded name or folder, without its weights; ValueError for another name."""
+    for folder in (locate(source), locate(source) / "transformer"):
+        if (folder / "config.json").exists():
+            known = arguments(checked_class(MODELS, folder))
+            return {name: value for name, value in read_config(folder).items() if name in known}
+    raise ValueError(f"unknown model {source!r}: take a size as XL/2, one of {', '.join(EMBEDDED)}, or a model folder")
+
+
 def load_vae(path: Path) -> AutoencoderKL:
     if not (path / "config.json").exists():
         raise ValueError(f"vae is {str(path)!r}: name the folder of an AutoencoderKL, with its config.json")
-    return whole(AutoencoderKL, path)
+    return whole(VAES, path)
 
 
-def whole(kind: type, path: Path):
-    """`kind.from_pretrained(path)`, but with an error where diffusers warns and draws missing weights at random."""
-    check_config(kind, path)
+def whole(kinds: Mapping[str, type], path: Path):
+    """A model of one of `kinds`, but with an error where diffusers warns and draws missing weights at random."""
+    kind = checked_class(kinds, path)
     try:
         with warnings_off():
             model, keys = kind.from_pretrained(
@@ -89,12 +115,20 @@ def whole(kind: type, path: Path):
     return model
 
 
-def check_config(kind: type, path: Path) -> None:
-    config, known = read_config(path), inspect.signature(kind.__init__).parameters
-    if (found := config.get("_class_name")) != kind.__name__:
-        raise CheckpointError(f"{path} holds a {found}: a {kind.__name__} is needed")
-    if unknown := [name for name in config if name not in known and not name.startswith("_")]:
-        raise CheckpointError(f"{path / 'config.json'} sets {', '.join(unknown)}, unknown to {kind.__name__}")
+def checked_class(kinds: Mapping[str, type], path: Path) -> type:
+    """The class that a folder's config names, by the names of `kinds`, where it knows every other setting there."""
+    config = read_config(path)
+    if (found := config.get("_class_name")) not in kinds:
+        raise CheckpointError(f"{path} holds a {found}: a {' or '.join(kinds)} is needed")
+    known = arguments(kinds[found])
+    settings = (item for item in config.items() if item not in INERT.items())
+    if unknown := [name for name, _ in settings if name not in known and not name.startswith("_")]:
+        raise CheckpointError(f"{path / 'config.json'} sets {', '.join(unknown)}, unknown to {kinds[found].__name__}")
+    return kinds[found]
+
+
+def arguments(kind: type) -> set[str]:
+    return set(inspect.signature(kind.__init__).parameters)
 
 
 @contextmanager
@@ -118,5 +152,5 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def learns_variance(model: DiT) -> bool:
+def learns_variance(model: LongSkipModel) -> bool:
     return model.config.out_channels == 2 * model.config.in_channels

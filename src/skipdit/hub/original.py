@@ -1,55 +1,60 @@
 """Published checkpoint files -> models: the architecture is read off the tensors.
 
     {name: tensor}  or  {"ema": {...}, "model": {...}, "opt": ..., "args": Namespace}       (.pt, or .safetensors flat)
+
+Every key and shape must fit: a model is the checkpoint's, whole, or there is an error that lists what differs.
 """
 
 import argparse
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from skipdit.models import DiT
-from skipdit.models.adaln import SIZES
+from skipdit.hub.architectures import ARCHITECTURES, CheckpointError, recognised
+from skipdit.models.base import LongSkipModel
 
-WRAPPERS = ("ema", "model")  # the averaged weights first: they are what one samples from
+WRAPPERS = ("ema", "model", "state_dict")  # the averaged weights first: they are what one samples from
 PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile
+LEFTOVERS = {"caption_projection.y_embedding"}  # a buffer of diffusers 0.24 that no model reads
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read, or does not hold what the model needs."""
-
-
-def load_original(source: str | Path | Mapping[str, Any], *, arch: str = "dit", **overrides: Any) -> DiT:
+def load_original(
+    source: str | Path | Mapping[str, Any], *, arch: str | None = None, **overrides: Any
+) -> LongSkipModel:
     """A model from a checkpoint in a published format, in eval mode.
 
     Args:
-        source: a .pt or .safetensors file, or the dict that it holds; flat, or inside "ema" or "model".
-        arch: "dit".
-        overrides: arguments of the model that tensors cannot tell, such as num_heads of an unpublished width,
-            sample_size of a rectangle, or class_dropout_prob=0 for a table without a null class. With num_skips and
-            fuse="residual" a vanilla checkpoint becomes a skip model that computes exactly the same.
+        source: a .pt or .safetensors file, or the dict that it holds; flat, or inside "ema", "model" or "state_dict".
+        arch: "dit", "latte" or "latte-t2v"; read off the tensors where it is left out.
+        overrides: arguments of the model that tensors cannot tell, such as num_heads of an unpublished width
+            (num_attention_heads of a LatteT2V), sample_size of a rectangle, sample_size and video_length of a LatteT2V
+            that is not the published one (64 and 16), or class_dropout_prob=0 for a table without a null class. With
+            num_skips and fuse="residual" a vanilla checkpoint becomes a skip model that computes exactly the same.
 
     Raises:
         ValueError: unknown `arch`, or an argument that is missing or out of bounds.
-        CheckpointError: a file that is no checkpoint (truncated, pickled code), or keys and shapes that do not fit.
+        CheckpointError: a file that is no checkpoint (truncated, pickled code), is of no known architecture, or has
+            keys and shapes that do not fit.
     """
-    if arch not in ARCHITECTURES:
+    if arch is not None and arch not in ARCHITECTURES:
         raise ValueError(f"unknown arch {arch!r}: take one of {', '.join(ARCHITECTURES)}")
     state = unwrap(copied(source) if isinstance(source, Mapping) else read(Path(source)))
-    model_class, infer = ARCHITECTURES[arch]
+    arch = recognised(state) if arch is None else arch
     try:
-        config = infer(state, overrides)
+        config = ARCHITECTURES[arch].infer(state, overrides) | overrides
     except (KeyError, IndexError) as missing:
         raise CheckpointError(f"no {arch} checkpoint: {missing} is missing among {len(state)} tensors") from None
-    with torch.device("meta"):
-        model = model_class(**config)
+    with parameters_on_meta():
+        model = ARCHITECTURES[arch].model(**config)
     fill(model, grafted(model, state))
     return model.eval()
 
@@ -100,7 +105,8 @@ def unwrap(checkpoint: Any) -> dict[str, Tensor]:
     strays = [str(key) for key, value in inner.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if strays or not inner:
         raise CheckpointError(f"the checkpoint holds {', '.join(strays) or 'nothing'} where tensors belong")
-    return {without_prefix(key): tensor for key, tensor in inner.items()}
+    state = {without_prefix(key): tensor for key, tensor in inner.items()}
+    return {key: tensor for key, tensor in state.items() if key not in LEFTOVERS}
 
 
 def without_prefix(key: str) -> str:
@@ -110,65 +116,34 @@ def without_prefix(key: str) -> str:
     return key
 
 
-def infer_dit(state: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `DiT` from the shapes of its tensors, and `overrides` over them."""
-    hidden_size, in_channels, patch_size, _ = shape(state, "x_embedder.proj.weight", dims=4)
-    depth = count(state, "blocks")
-    has_null = overrides.get("class_dropout_prob", 0.1) > 0
-    inferred = {
-        "hidden_size": hidden_size,
-        "in_channels": in_channels,
-        "patch_size": patch_size,
-        "out_channels": shape(state, "final_layer.linear.bias", dims=1)[0] // patch_size**2,
-        "depth": depth,
-        "mlp_ratio": shape(state, "blocks.0.mlp.fc1.bias", dims=1)[0] / hidden_size,
-        "num_classes": shape(state, "y_embedder.embedding_table.weight", dims=2)[0] - has_null,
-        "num_skips": count(state, "skip_linears"),
-    }
-    if "sample_size" not in overrides:
-        inferred["sample_size"] = patch_size * square_side(shape(state, "pos_embed", dims=3)[1])
-    if "num_heads" not in overrides:
-        inferred["num_heads"] = published_heads(depth, hidden_size)
-    return inferred | dict(overrides)
+@contextmanager
+def parameters_on_meta() -> Iterator[None]:
+    """Models built here have parameters without values and draw no random numbers, but their buffers are real.
+
+    Tables of positions that no checkpoint holds (those of `LatteT2V`) are therefore as in any other model.
+    """
+    hook = register_module_parameter_registration_hook(
+        lambda _, __, parameter: nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+    )
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        hook.remove()
 
 
-def shape(state: Mapping[str, Tensor], key: str, *, dims: int) -> torch.Size:
-    found = state[key].shape
-    if len(found) != dims:
-        raise CheckpointError(f"{key} has shape {tuple(found)}: it must have {dims} dimensions")
-    return found
-
-
-def count(state: Mapping[str, Tensor], name: str) -> int:
-    """How many modules a ModuleList `name` has: one more than its largest index, 0 where there is none."""
-    places = [key.split(".")[1] for key in state if key.startswith(f"{name}.")]
-    return max((int(place) for place in places if place.isdecimal()), default=-1) + 1
-
-
-def square_side(tokens: int) -> int:
-    side = round(tokens**0.5)
-    if side * side != tokens:
-        raise ValueError(f"pos_embed has {tokens} tokens, which is no square: pass sample_size=(height, width)")
-    return side
-
-
-def published_heads(depth: int, hidden_size: int) -> int:
-    for known_depth, known_size, heads in SIZES.values():
-        if (known_depth, known_size) == (depth, hidden_size):
-            return heads
-    raise ValueError(f"depth {depth} at width {hidden_size} is no published size: pass num_heads")
-
-
-def grafted(model: DiT, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def grafted(model: LongSkipModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A vanilla checkpoint for a model with residual skips gets skips that change nothing: unit norms, zero linears."""
     if model.config.fuse != "residual" or any(key.startswith("skip_") for key in state):
         return state
+    like = next(iter(state.values()))
     shapes = {key: tensor.shape for key, tensor in model.state_dict().items() if key.startswith("skip_")}
     units = {key for key in shapes if key.startswith("skip_norms") and key.endswith("weight")}
-    return state | {key: torch.ones(shape) if key in units else torch.zeros(shape) for key, shape in shapes.items()}
+    skips = {key: like.new_ones(shape) if key in units else like.new_zeros(shape) for key, shape in shapes.items()}
+    return state | skips
 
 
-def fill(model: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
+def fill(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give a model its weights without a copy; every key and shape must fit."""
     own = model.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -189,6 +164,3 @@ def copied(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.clone()
     return {key: copied(inner) for key, inner in value.items()} if isinstance(value, Mapping) else value
-
-
-ARCHITECTURES = {"dit": (DiT, infer_dit)}

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from diffusers import ModelMixin  # noqa: F401  (diffusers looks this name up in the module of a saved component)
 from torch import Tensor, nn
 
@@ -69,6 +70,21 @@ class AdaLNTransformer(LongSkipModel):
             skips = range(config.num_skips)
             self.skip_norms = nn.ModuleList(SkipNorm(config.hidden_size) for _ in skips)
             self.skip_linears = nn.ModuleList(SkipLinear(config.hidden_size, fuse=config.fuse) for _ in skips)
+
+    def example_inputs(self, batch: int = 1) -> dict[str, Tensor]:
+        sides = [side * self.config.patch_size for side in self.grid]
+        inputs = {
+            "hidden_states": torch.zeros(batch, *self.leading_sizes, *sides, device=self.device),
+            "timestep": torch.zeros(batch, device=self.device),
+        }
+        if self.config.num_classes:
+            inputs["class_labels"] = torch.zeros(batch, dtype=torch.long, device=self.device)
+        return inputs
+
+    @property
+    def leading_sizes(self) -> tuple[int, ...]:
+        """What stands before height and width in a sample: (C,), or (F, C) for clips."""
+        return (self.config.in_channels,)
 
     def grid_of(self, images: Tensor) -> tuple[int, int]:
         """The token grid (h, w) of images [..., H, W]."""

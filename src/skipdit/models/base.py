@@ -15,6 +15,7 @@ class LongSkipModel(LongSkipTransformer, SkipCacheMixin, ModelMixin, ConfigMixin
     """A long-skip transformer that saves, loads, caches, offloads, compiles and checkpoints like a diffusers model."""
 
     _supports_gradient_checkpointing = True
+    channel_dim = 1  # where inputs and outputs have their channels
     _compiled_rooms: Rooms | None = None
 
     def __init__(self) -> None:
@@ -32,6 +33,10 @@ class LongSkipModel(LongSkipTransformer, SkipCacheMixin, ModelMixin, ConfigMixin
 
     def fuse(self, index: int, stream: Tensor, skip: Tensor) -> Tensor:
         return fuse_skip(stream, skip, self.skip_norms[index], self.skip_linears[index], fuse=self.config.fuse)
+
+    def example_inputs(self, batch: int = 1) -> dict[str, Tensor]:
+        """Keyword arguments of one call at the model's own size, all zeros, where the model is."""
+        raise NotImplementedError
 
     def call_layer(self, layer: torch.nn.Module, *inputs: Tensor | None) -> Tensor:
         """Run one layer, under activation checkpointing where it is enabled and gradients flow."""

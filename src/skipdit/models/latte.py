@@ -51,6 +51,7 @@ class Latte(AdaLNTransformer):
     """
 
     blocks_per_layer = 2
+    channel_dim = 2
 
     @register_to_config
     def __init__(
@@ -79,6 +80,10 @@ class Latte(AdaLNTransformer):
             xavier_linears(self.skip_linears)  # published for class-to-video; class-to-image keeps PyTorch's default
         table = sincos_1d(torch.arange(num_frames), hidden_size)
         self.temp_embed = nn.Parameter(table.float()[None], requires_grad=False)
+
+    @property
+    def leading_sizes(self) -> tuple[int, ...]:
+        return (self.config.num_frames, self.config.in_channels)
 
     def embed(
         self,
@@ -154,3 +159,6 @@ class Latte(AdaLNTransformer):
                 classes, remedy = self.config.num_classes, "give them" if is_wanted else "leave them out"
                 said = "are given" if given[name] else "are missing"
                 raise ValueError(f"{name} {said} for {num_images} stills and a model of {classes} classes: {remedy}")
+        if image_labels is not None and image_labels.shape[1:] != (num_images,):
+            shape = tuple(image_labels.shape)
+            raise ValueError(f"image_labels have shape {shape}: {num_images} stills need [B, {num_images}]")

@@ -15,6 +15,7 @@ import torch
 from diffusers import ModelMixin  # noqa: F401  (diffusers looks this name up in the module of a saved component)
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention, AttnProcessor
 from diffusers.models.embeddings import PatchEmbed, PixArtAlphaTextProjection
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.normalization import AdaLayerNormSingle
@@ -28,6 +29,7 @@ from skipdit.nn.embeddings import sincos_1d, unpatchify
 from skipdit.nn.skips import SkipLinear, SkipNorm
 
 NORM_TYPE = "ada_norm_single"
+CAPTION_TOKENS = 120  # that the published pipeline pads captions to
 DISCARDED = -10_000.0  # added to the attention scores of masked text (published)
 
 
@@ -35,7 +37,8 @@ class LatteT2VContext(NamedTuple):
     """What every layer of one forward pass is given, repeated as the blocks take it.
 
     `text` [(B N), S, D] and its bias [(B N), 1, S] or None for each of the N = F (+ M) pictures; `spatial_time`
-    [(B N), 6 D] and `temporal_time` [(B T), 6 D]; `embedded_time` [B, 1, D] for the output; `frames` is F, `grid` (h, w).
+    [(B N), 6 D] and `temporal_time` [(B T), 6 D]; `embedded_time` [B, 1, D] for the output; `frames` is F and `grid`
+    (h, w).
     """
 
     text: Tensor
@@ -49,7 +52,7 @@ class LatteT2VContext(NamedTuple):
 
 
 class LatteT2V(LongSkipModel):
-    """Text-to-video Diffusion Transformer; `num_skips` 0 is diffusers' model, num_layers // 2 is the published skip model.
+    """Text-to-video Diffusion Transformer; `num_skips` 0 is diffusers' model, num_layers // 2 the published skip model.
 
     Args:
         num_layers: of a spatial and a temporal block each.
@@ -138,6 +141,15 @@ class LatteT2V(LongSkipModel):
             self.skip_norms = nn.ModuleList(SkipNorm(width) for _ in range(num_skips))
             self.skip_linears = nn.ModuleList(SkipLinear(width, fuse=fuse) for _ in range(num_skips))
 
+    def example_inputs(self, batch: int = 1) -> dict[str, Tensor]:
+        config, device = self.config, self.device
+        clip = (config.in_channels, config.video_length, config.sample_size, config.sample_size)
+        return {
+            "hidden_states": torch.zeros(batch, *clip, device=device),
+            "timestep": torch.zeros(batch, device=device),
+            "encoder_hidden_states": torch.zeros(batch, CAPTION_TOKENS, config.caption_channels, device=device),
+        }
+
     def embed(
         self,
         hidden_states: Tensor,
@@ -216,7 +228,7 @@ class LatteT2V(LongSkipModel):
             encoder_hidden_states: token states [B, S, caption_channels]; with stills [B, 1 + M, S, caption_channels],
                 the clip's text and one for each still.
             encoder_attention_mask: 1 where a token counts and 0 where it is padding, [B, S] or [B, 1 + M, S].
-            enable_temporal_attentions: False leaves the temporal blocks out: F pictures that know nothing of each other.
+            enable_temporal_attentions: False leaves the temporal blocks out: F pictures apart from each other.
             num_images: M.
 
         Returns: [B, out_channels, F (+ M), H, W].
@@ -228,6 +240,13 @@ class LatteT2V(LongSkipModel):
             num_images=num_images,
         )  # fmt: skip
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+
+def write_out_attention(model: nn.Module) -> None:
+    """Have diffusers' attention written out instead of fused: faster in half-precision training on a CPU."""
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.set_processor(AttnProcessor())
 
 
 def per_picture(text: Tensor, *, frames: int, pictures: int) -> Tensor:

@@ -1,5 +1,23 @@
 """Whole runs as functions, named after what they make; each docstring says what to expect and what it costs."""
 
-from skipdit.recipes.class_to_image import RECIPES, digits, fashion_dit, fashion_skip
+from skipdit.recipes import class_to_image, video
+from skipdit.recipes.class_to_image import digits, fashion_dit, fashion_skip
+from skipdit.recipes.video import (
+    captioned_digits_latte,
+    captioned_digits_skip,
+    moving_digits_latte,
+    moving_digits_skip,
+)
 
-__all__ = ["RECIPES", "digits", "fashion_dit", "fashion_skip"]
+RECIPES = class_to_image.RECIPES | video.RECIPES
+
+__all__ = [
+    "RECIPES",
+    "captioned_digits_latte",
+    "captioned_digits_skip",
+    "digits",
+    "fashion_dit",
+    "fashion_skip",
+    "moving_digits_latte",
+    "moving_digits_skip",
+]

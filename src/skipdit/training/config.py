@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from skipdit.diffusion.schedule import NUM_TRAIN_STEPS
-from skipdit.models import DiT
+from skipdit.models import DiT, Latte, LatteT2V
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,67 @@ class Architecture:
     def build(self) -> DiT:
         return DiT(**asdict(self))
 
+    @property
+    def dropout(self) -> float:
+        return self.class_dropout_prob
+
+    @property
+    def takes(self) -> dict[str, int]:
+        """What the data must have, by the names of the arguments that set it."""
+        return {
+            "in_channels": self.in_channels, "height": self.sample_size, "width": self.sample_size,
+            "num_classes": self.num_classes,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LatteArchitecture(Architecture):
+    """A `Latte` by its arguments; `depth` counts layers of a spatial and a temporal block."""
+
+    num_frames: int = 16
+
+    def build(self) -> Latte:
+        return Latte(**asdict(self))
+
+    @property
+    def takes(self) -> dict[str, int]:
+        return {"num_frames": self.num_frames, **super().takes}
+
+
+@dataclass(frozen=True)
+class LatteT2VArchitecture:
+    """A `LatteT2V` by the arguments that runs differ in; a layer is a spatial and a temporal block."""
+
+    sample_size: int = 32
+    patch_size: int = 4
+    in_channels: int = 1
+    num_attention_heads: int = 4
+    attention_head_dim: int = 32
+    num_layers: int = 6
+    video_length: int = 16
+    caption_channels: int = 384
+    caption_dropout_prob: float = 0.1
+    """with which probability training shows the empty caption instead of the caption"""
+    num_skips: int = 0
+    """long skips, 0 to num_layers // 2"""
+    fuse: Literal["replace", "residual"] = "replace"
+
+    def build(self) -> LatteT2V:
+        settings = {name: value for name, value in asdict(self).items() if name != "caption_dropout_prob"}
+        width = self.num_attention_heads * self.attention_head_dim
+        return LatteT2V(cross_attention_dim=width, out_channels=2 * self.in_channels, **settings)
+
+    @property
+    def dropout(self) -> float:
+        return self.caption_dropout_prob
+
+    @property
+    def takes(self) -> dict[str, int]:
+        return {
+            "in_channels": self.in_channels, "video_length": self.video_length, "height": self.sample_size,
+            "width": self.sample_size, "caption_channels": self.caption_channels,
+        }  # fmt: skip
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -36,10 +97,10 @@ class TrainConfig:
 
     out: Path
     """folder of checkpoints, previews, loss.csv and the trained model"""
-    dataset: Literal["fashion-mnist", "digits"] = "fashion-mnist"
+    dataset: Literal["fashion-mnist", "digits", "moving-digits", "captioned-digits"] = "fashion-mnist"
     data_folder: Path | None = None
     """where the data lies, when not where its package puts it"""
-    model: Architecture = field(default_factory=Architecture)
+    model: Architecture | LatteArchitecture | LatteT2VArchitecture = field(default_factory=Architecture)
     steps: int = 20_000
     batch_size: int = 128
     learning_rate: float = 1e-4
@@ -81,8 +142,9 @@ class TrainConfig:
             raise ValueError(f"seed is {self.seed} and preview_every {self.preview_every}: neither may be negative")
         if self.preview_steps > NUM_TRAIN_STEPS:
             raise ValueError(f"preview_steps is {self.preview_steps}: the chain has {NUM_TRAIN_STEPS}")
-        if not 0 <= self.model.class_dropout_prob < 1:
-            raise ValueError(f"class_dropout_prob is {self.model.class_dropout_prob}: it must be in [0, 1)")
+        if not 0 <= self.model.dropout < 1:
+            name = next(name for name in asdict(self.model) if name.endswith("_dropout_prob"))
+            raise ValueError(f"{name} is {self.model.dropout}: it must be in [0, 1)")
         if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
             raise ValueError(f"clip_grad_norm is {self.clip_grad_norm}: it must be above 0, or None")
         if not 0 <= self.ema_decay < 1:

@@ -1,6 +1,6 @@
 """Training: data -> noised -> model -> loss -> optimizer -> EMA -> report, one step a yield.
 
-    t ~ uniform{0..999},  x_t = add_noise(x_0, noise, t),  loss = mse + vlb,  label -> null class with probability p
+    t ~ uniform{0..999},  x_t = add_noise(x_0, noise, t),  loss = mse + vlb,  condition -> none with probability p
 """
 
 import csv
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from skipdit import data
-from skipdit.data import ImageSet
+from skipdit.data import Dataset
 from skipdit.diffusion import Losses, NoiseSchedule, learned_range_loss, mse_loss
 from skipdit.files import whole_folder, write_text
-from skipdit.models import DiT
+from skipdit.models.base import LongSkipModel
+from skipdit.models.latte_t2v import write_out_attention
 from skipdit.randomness import generator
 from skipdit.training import checkpoint
 from skipdit.training.batches import batch_indices
@@ -45,10 +46,10 @@ class Run:
     """What a run carries from step to step."""
 
     config: TrainConfig
-    model: DiT
+    model: LongSkipModel
     ema: EMA
     optimizer: torch.optim.Optimizer
-    dataset: ImageSet
+    dataset: Dataset
     schedule: NoiseSchedule
     step: int = 0
 
@@ -61,6 +62,8 @@ def start(config: TrainConfig) -> Run:
     model = config.model.build().to(config.device).train()
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
+    if config.device == "cpu" and config.precision == "bf16":
+        write_out_attention(model)  # as our own attention does there (docs/decisions/0006)
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         trainable, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
@@ -71,15 +74,18 @@ def start(config: TrainConfig) -> Run:
     return run
 
 
-def check_fits(config: TrainConfig, dataset: ImageSet) -> None:
-    _, channels, height, width = dataset.images.shape
-    model = config.model
-    if (model.in_channels, model.sample_size, model.num_classes) != (channels, height, len(dataset.class_names)):
+def check_fits(config: TrainConfig, dataset: Dataset) -> None:
+    takes, gives = config.model.takes, dataset.gives
+    if takes != gives:
+        wrong = [name for name in gives if takes.get(name) != gives[name]] or [*takes.keys() - gives.keys()]
         raise ValueError(
-            f"the model takes {model.in_channels} x {model.sample_size} x {model.sample_size} and {model.num_classes}"
-            f" classes, {config.dataset} has {channels} x {height} x {width} and {len(dataset.class_names)}: set"
-            " in_channels, sample_size and num_classes to the data's"
+            f"the model takes {in_words(takes)}; {config.dataset} has {in_words(gives)}: set {', '.join(wrong)} to the"
+            " data's, or take another model"
         )
+
+
+def in_words(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{name} {size}" for name, size in sizes.items())
 
 
 def steps(run: Run) -> Iterator[Report]:
@@ -109,24 +115,25 @@ def loss_of(run: Run, forward: Callable[..., tuple[Tensor]]) -> Losses:
     inputs, targets = noised_batch(run)
     device = torch.device(run.config.device).type
     with torch.autocast(device, torch.bfloat16, enabled=run.config.precision == "bf16"):
-        output = forward(*inputs, return_dict=False)[0]
-    loss = learned_range_loss if output.shape[1] > run.config.model.in_channels else mse_loss
-    return loss(output, **targets, schedule=run.schedule)
+        output = forward(**inputs, return_dict=False)[0]
+    output, x_0, noise = (x.movedim(run.model.channel_dim, 1) for x in (output, targets["x_0"], targets["noise"]))
+    loss = learned_range_loss if output.shape[1] > x_0.shape[1] else mse_loss
+    return loss(output, x_0=x_0, noise=noise, t=targets["t"], schedule=run.schedule)
 
 
-def noised_batch(run: Run) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Tensor]]:
-    """The model's inputs (x_t, t, labels) of the next step, and what its output is held against."""
-    config, device = run.config, run.config.device
+def noised_batch(run: Run) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The model's inputs of the next step (x_t, t and conditions), and what its output is held against."""
+    config, dataset = run.config, run.dataset
     draw = generator(config.seed, 1, run.step)
-    indices = batch_indices(run.step, dataset_size=len(run.dataset), batch_size=config.batch_size, seed=config.seed)
-    x_0, labels = run.dataset.batch(indices)
-    t = torch.randint(len(run.schedule), labels.shape, generator=draw)
+    indices = batch_indices(run.step, dataset_size=len(dataset), batch_size=config.batch_size, seed=config.seed)
+    x_0 = dataset.x_0(indices)
+    t = torch.randint(len(run.schedule), indices.shape, generator=draw)
     noise = torch.randn(x_0.shape, generator=draw)
-    if run.model.null_class is not None:
-        dropped = torch.rand(labels.shape, generator=draw) < config.model.class_dropout_prob
-        labels = labels.masked_fill(dropped, run.model.null_class)
-    x_0, noise, t, labels = (tensor.to(device) for tensor in (x_0, noise, t, labels))
-    return (run.schedule.add_noise(x_0, noise, t), t, labels), {"x_0": x_0, "noise": noise, "t": t}
+    dropped = torch.rand(indices.shape, generator=draw) < config.model.dropout
+    inputs = {"hidden_states": run.schedule.add_noise(x_0, noise, t), "timestep": t}
+    inputs |= dataset.conditions(indices, dropped=dropped)
+    targets = {"x_0": x_0, "noise": noise, "t": t}
+    return tuple({name: x.to(config.device) for name, x in group.items()} for group in (inputs, targets))
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -142,8 +149,8 @@ def train(
     config: TrainConfig,
     *,
     on_step: Callable[[Report], None] = lambda report: None,
-    preview: Callable[[DiT, Path], None] | None = None,
-) -> DiT:
+    preview: Callable[[LongSkipModel, Dataset, Path], None] | None = None,
+) -> LongSkipModel:
     """Run to the end, from the newest checkpoint of `config.out` if there is one; returns the model with EMA weights.
 
     Writes config.json, loss.csv, checkpoints, previews/ and the trained model's folder model/. Interrupting loses the
@@ -170,13 +177,13 @@ def train(
                 keep=config.keep_checkpoints,
             )  # fmt: skip
         if preview and config.preview_every and (report.step % config.preview_every == 0 or last):
-            preview(averaged(run), config.out / "previews" / f"{report.step:08d}.png")
+            preview(averaged(run), run.dataset, config.out / "previews" / f"{report.step:08d}.png")
     model = averaged(run)
     export(model, config)
     return model
 
 
-def averaged(run: Run) -> DiT:
+def averaged(run: Run) -> LongSkipModel:
     """A copy of the model with the EMA weights, in eval mode."""
     model = run.config.model.build().to(run.config.device)
     model.load_state_dict(run.model.state_dict())
@@ -184,7 +191,7 @@ def averaged(run: Run) -> DiT:
     return model.eval()
 
 
-def export(model: DiT, config: TrainConfig) -> None:
+def export(model: LongSkipModel, config: TrainConfig) -> None:
     """Write model/ (safetensors and config.json) whole or not at all."""
     averaged_copy = config.model.build()
     averaged_copy.load_state_dict(model.state_dict())

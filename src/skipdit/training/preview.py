@@ -1,23 +1,27 @@
-"""What the model draws so far: one image per class and seed, without guidance's help or a scheduler's choice."""
+"""What the model draws so far: the data's examples, without guidance's help or a scheduler's choice."""
 
 import torch
 from torch import Tensor
 
+from skipdit.data import Dataset
 from skipdit.diffusion import NoiseSchedule, ddim, respace
-from skipdit.models import DiT
+from skipdit.models.base import LongSkipModel
 from skipdit.randomness import generator
 
 
-def preview(model: DiT, *, num_steps: int, rows: int = 4, seed: int = 0) -> Tensor:
-    """Images [rows * classes, C, H, W] in [0, 1], one column a class, by DDIM without guidance."""
-    config, device = model.config, model.device
-    labels = torch.arange(config.num_classes).repeat(rows).to(device)
-    height, width = (side * config.patch_size for side in model.grid)
-    noise = torch.randn(len(labels), config.in_channels, height, width, generator=generator(seed, 2)).to(device)
+def preview(model: LongSkipModel, dataset: Dataset, *, num_steps: int, seed: int = 0) -> Tensor:
+    """Samples of `dataset.examples` in [0, 1], shaped as the dataset's: [B, C, H, W] or clips; by DDIM, no guidance."""
+    device, channels = model.device, model.channel_dim
+    conditions = {name: value.to(device) for name, value in dataset.examples().items()}
+    batch = len(next(iter(conditions.values())))
+    shape = dataset.x_0(torch.tensor([0])).shape[1:]
+    noise = torch.randn(batch, *shape, generator=generator(seed, 2)).to(device)
 
     def denoise(x_t: Tensor, t: int) -> Tensor:
-        return model(x_t, torch.full((len(x_t),), t, device=device), labels).sample
+        timestep = torch.full((batch,), t, device=device)
+        return model(x_t.movedim(1, channels), timestep, **conditions).sample.movedim(channels, 1)
 
     schedule = NoiseSchedule.linear()
-    *_, x_0 = ddim(denoise, noise, timesteps=respace(len(schedule), num_steps), schedule=schedule)
-    return (x_0 / 2 + 0.5).clamp(0, 1)
+    x_t = noise.movedim(channels, 1)
+    *_, x_0 = ddim(denoise, x_t, timesteps=respace(len(schedule), num_steps), schedule=schedule)
+    return (x_0.movedim(1, channels) / 2 + 0.5).clamp(0, 1)

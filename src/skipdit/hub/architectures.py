@@ -1,0 +1,140 @@
+"""The architecture of a published checkpoint, read off the names and shapes of its tensors.
+
+What no tensor tells (heads of an unpublished width, a grid that is no square, the frame size and length of LatteT2V) is
+a published default or must be among the `overrides`, which go before everything read here.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from skipdit.models import DiT, Latte, LatteT2V
+from skipdit.models.adaln import SIZES
+from skipdit.models.base import LongSkipModel
+
+State = Mapping[str, Tensor]
+Overrides = Mapping[str, Any]
+
+LABELS = "y_embedder.embedding_table.weight"
+PUBLISHED_T2V = (1152, 16)  # width and heads of the one LatteT2V there is
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read, or does not hold what the model needs."""
+
+
+def infer_dit(state: State, overrides: Overrides) -> dict[str, Any]:
+    """The arguments of `DiT`."""
+    return infer_adaln(state, overrides, blocks_per_layer=1) | {"num_classes": num_classes(state, overrides)}
+
+
+def infer_latte(state: State, overrides: Overrides) -> dict[str, Any]:
+    """The arguments of `Latte`; without a table of classes it is unconditional."""
+    return infer_adaln(state, overrides, blocks_per_layer=2) | {
+        "num_frames": shape(state, "temp_embed", dims=3)[1],
+        "num_classes": num_classes(state, overrides) if LABELS in state else 0,
+    }
+
+
+def infer_adaln(state: State, overrides: Overrides, *, blocks_per_layer: int) -> dict[str, Any]:
+    """What DiT and Latte share."""
+    hidden_size, in_channels, patch_size, _ = shape(state, "x_embedder.proj.weight", dims=4)
+    blocks = count(state, "blocks")
+    inferred = {
+        "hidden_size": hidden_size,
+        "in_channels": in_channels,
+        "patch_size": patch_size,
+        "out_channels": shape(state, "final_layer.linear.bias", dims=1)[0] // patch_size**2,
+        "depth": blocks // blocks_per_layer,
+        "mlp_ratio": shape(state, "blocks.0.mlp.fc1.bias", dims=1)[0] / hidden_size,
+        "num_skips": count(state, "skip_linears"),
+    }
+    if "sample_size" not in overrides:
+        inferred["sample_size"] = patch_size * square_side(shape(state, "pos_embed", dims=3)[1])
+    if "num_heads" not in overrides:
+        inferred["num_heads"] = published_heads(blocks, hidden_size)
+    return inferred
+
+
+def infer_latte_t2v(state: State, overrides: Overrides) -> dict[str, Any]:
+    """The arguments of `LatteT2V`; frame size and length are those of the published model."""
+    width, in_channels, patch_size, _ = shape(state, "pos_embed.proj.weight", dims=4)
+    heads = overrides.get("num_attention_heads") or published_t2v_heads(width)
+    return {
+        "num_attention_heads": heads,
+        "attention_head_dim": width // heads,
+        "cross_attention_dim": width,
+        "in_channels": in_channels,
+        "patch_size": patch_size,
+        "out_channels": shape(state, "proj_out.bias", dims=1)[0] // patch_size**2,
+        "num_layers": count(state, "transformer_blocks"),
+        "attention_bias": "transformer_blocks.0.attn1.to_q.bias" in state,
+        "caption_channels": shape(state, "caption_projection.linear_1.weight", dims=2)[1],
+        "num_skips": count(state, "skip_linears"),
+    }
+
+
+class Architecture(NamedTuple):
+    """A model, how its arguments are read off a checkpoint, and a tensor by which the checkpoint is known."""
+
+    model: type[LongSkipModel]
+    infer: Callable[[State, Overrides], dict[str, Any]]
+    mark: str
+
+
+ARCHITECTURES = {  # in the order of asking: Latte has every tensor of DiT, and more
+    "latte-t2v": Architecture(LatteT2V, infer_latte_t2v, "temporal_transformer_blocks.0.scale_shift_table"),
+    "latte": Architecture(Latte, infer_latte, "temp_embed"),
+    "dit": Architecture(DiT, infer_dit, "blocks.0.attn.qkv.weight"),
+}
+
+
+def recognised(state: State) -> str:
+    """The name of the architecture; CheckpointError where it is none of ours."""
+    for name, architecture in ARCHITECTURES.items():
+        if architecture.mark in state:
+            return name
+    names = ", ".join(ARCHITECTURES)
+    raise CheckpointError(f"no checkpoint of {names}, by its {len(state)} tensors: pass arch to read what is missing")
+
+
+def num_classes(state: State, overrides: Overrides) -> int:
+    """Classes without the null class, which only a model made without class dropout lacks."""
+    has_null = overrides.get("class_dropout_prob", 0.1) > 0
+    return shape(state, LABELS, dims=2)[0] - has_null
+
+
+def shape(state: State, key: str, *, dims: int) -> torch.Size:
+    found = state[key].shape
+    if len(found) != dims:
+        raise CheckpointError(f"{key} has shape {tuple(found)}: it must have {dims} dimensions")
+    return found
+
+
+def count(state: State, name: str) -> int:
+    """How many modules a ModuleList `name` has: one more than its largest index, 0 where there is none."""
+    places = [key.split(".")[1] for key in state if key.startswith(f"{name}.")]
+    return max((int(place) for place in places if place.isdecimal()), default=-1) + 1
+
+
+def square_side(tokens: int) -> int:
+    side = round(tokens**0.5)
+    if side * side != tokens:
+        raise ValueError(f"pos_embed has {tokens} tokens, which is no square: pass sample_size=(height, width)")
+    return side
+
+
+def published_heads(blocks: int, hidden_size: int) -> int:
+    for known_blocks, known_size, heads in SIZES.values():
+        if (known_blocks, known_size) == (blocks, hidden_size):
+            return heads
+    raise ValueError(f"{blocks} blocks at width {hidden_size} are no published size: pass num_heads")
+
+
+def published_t2v_heads(width: int) -> int:
+    known_width, heads = PUBLISHED_T2V
+    if width != known_width:
+        raise ValueError(f"width {width} is not the published {known_width}: pass num_attention_heads")
+    return heads

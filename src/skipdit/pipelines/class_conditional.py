@@ -1,0 +1,188 @@
+"""Class ids -> x_0, by any diffusers scheduler: what class-to-image and class-to-video share.
+
+    model(x_t for class | x_t for no class)  ->  guidance  ->  scheduler step          one batch, one call a step
+
+Guidance and schedulers see the channels on axis 1, where diffusers splits noise from variance; the model, the caller
+and `on_step` see them on the model's own `channel_dim`.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor, nn
+
+from skipdit.diffusion import guided
+from skipdit.models.adaln import AdaLNTransformer
+from skipdit.pipelines.schedulers import set_timesteps
+
+LEARNED_VARIANCES = ("learned", "learned_range")
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+Channels = int | Literal["all"]
+Generators = torch.Generator | list[torch.Generator] | None
+
+
+@dataclass
+class StepState:
+    """What a callback sees after each step: the step's number, its timestep and the new x, [B, (F,) C, H, W]."""
+
+    step: int
+    timestep: float
+    latents: Tensor
+
+
+OnStep = Callable[[StepState], None]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance by `scale`, off at 1, of all noise channels or of the first so many."""
+
+    scale: float
+    channels: Channels
+
+    @property
+    def is_on(self) -> bool:
+        return self.scale != 1
+
+
+class ClassConditionalPipeline(DiffusionPipeline):
+    """Sampling with a model of classes; its heirs say what they draw, which `unit` names in errors."""
+
+    model_cpu_offload_seq = "transformer->vae"
+    _optional_components = ["vae"]
+    unit = "label"
+
+    def __init__(self, transformer: AdaLNTransformer, scheduler: SchedulerMixin, vae: nn.Module | None = None):
+        super().__init__()
+        self.register_modules(transformer=transformer, scheduler=scheduler, vae=vae)
+
+    def sample(
+        self, shape: tuple[int, ...], labels: list[int] | None, *, guidance: Guidance, num_inference_steps: int,
+        generator: Generators, latents: Tensor | None, on_step: OnStep | None,
+    ) -> Tensor:  # fmt: skip
+        """x_0 of a shape, which is [B, C, H, W] or [B, F, C, H, W] as the model has it; labels None for no classes."""
+        # As numbers once, so that no step waits for an accelerator to learn where it is.
+        timesteps = set_timesteps(self.scheduler, num_inference_steps, device=self._execution_device)
+        axis = self.transformer.channel_dim
+        latents = self.prepare_latents(shape, generator, latents).movedim(axis, 1)
+        class_ids = None if labels is None else self.class_ids(labels, guidance)
+        draw = {"generator": generator} if "generator" in step_arguments(self.scheduler) else {}
+        for step, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            model_input = torch.cat([latents] * 2) if guidance.is_on else latents
+            model_input = self.scheduler.scale_model_input(model_input, t).to(self.transformer.dtype).movedim(1, axis)
+            with self.transformer.cache_context(
+                "default", step_index=step, num_inference_steps=len(timesteps), timestep=timesteps[step]
+            ):
+                output = self.transformer(model_input, t.expand(len(model_input)), class_ids, return_dict=False)[0]
+            prediction = self.predict(output.float().movedim(axis, 1), guidance)
+            latents = self.scheduler.step(prediction, t, latents, **draw).prev_sample
+            if on_step is not None:
+                on_step(StepState(step, timesteps[step], latents.movedim(1, axis)))
+        return latents.movedim(1, axis)
+
+    def class_ids(self, labels: list[int], guidance: Guidance) -> Tensor:
+        """The ids of one call [B], or with guidance [2B]: the classes, then as many null classes."""
+        nulls = [self.transformer.null_class] * len(labels) if guidance.is_on else []
+        return torch.tensor([*labels, *nulls], device=self._execution_device)
+
+    def predict(self, output: Tensor, guidance: Guidance) -> Tensor:
+        """Model output [B or 2B, C or 2C, ...] -> what the scheduler takes [B, C or 2C, ...]."""
+        noise_channels = self.transformer.config.in_channels
+        if guidance.is_on:
+            conditional, unconditional = output.chunk(2)
+            output = guided(
+                conditional, unconditional, scale=guidance.scale, eps_channels=noise_channels,
+                channels=None if guidance.channels == "all" else guidance.channels,
+            )  # fmt: skip
+        learned = getattr(self.scheduler.config, "variance_type", None) in LEARNED_VARIANCES
+        return output if learned else output[:, :noise_channels]
+
+    def prepare_latents(self, shape: tuple[int, ...], generator: Generators, latents: Tensor | None) -> Tensor:
+        """Starting noise in float32 at the scheduler's scale."""
+        if latents is None:
+            latents = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
+        if latents.shape != shape:
+            given = tuple(latents.shape)
+            raise ValueError(f"latents have shape {given}: {shape[0]} {self.unit}s at this size take {shape}")
+        return latents.to(self._execution_device, torch.float32) * self.scheduler.init_noise_sigma
+
+    def latent_size(self, height: int | None, width: int | None) -> tuple[int, int]:
+        """Height and width of x_0 for those of an image in pixels; the model's own where they are left out."""
+        patch = self.transformer.config.patch_size
+        native = [side * patch for side in self.transformer.grid]
+        scale = 1 if self.vae is None else 2 ** (len(self.vae.config.block_out_channels) - 1)
+        for side in (height, width):
+            if side is not None and (side < 1 or side % (scale * patch)):
+                raise ValueError(f"image side {side} is not a multiple of {scale * patch} above 0: take one that is")
+        return tuple(own if side is None else side // scale for own, side in zip(native, (height, width), strict=True))
+
+    def decode(self, latents: Tensor, **how: int) -> Tensor:
+        """Latents [N, C, H, W] -> pictures [N, 3, H, W] by the VAE; pixels stay as they are."""
+        if self.vae is None:
+            return latents
+        latents = latents / self.vae.config.scaling_factor
+        return self.vae.decode(latents.to(self.vae.dtype), **how).sample.float()
+
+    def present(self, pictures: Tensor, output_type: str) -> Any:
+        """Pictures [..., C, H, W] in [-1, 1] as the output type has them, in [0, 1]."""
+        pictures = (pictures / 2 + 0.5).clamp(0, 1)
+        if output_type == "pt":
+            return pictures
+        array = pictures.cpu().movedim(-3, -1).numpy().astype(np.float32)
+        if output_type == "np":
+            return array
+        return self.numpy_to_pil(array) if array.ndim == 4 else [self.numpy_to_pil(video) for video in array]
+
+    def check_labels(self, labels: list[int]) -> list[int]:
+        null = self.transformer.null_class
+        last = self.transformer.config.num_classes - 1 if null is None else null
+        for label in labels:
+            if not 0 <= label <= last:
+                note = "" if null is None else f" ({null} is the null class)"
+                raise ValueError(f"class id {label} is out of range: take 0 to {last}{note}")
+        if not labels:
+            raise ValueError("class_labels are empty: name at least one class id")
+        return labels
+
+    def check_guidance(self, scale: float, channels: Channels) -> Guidance:
+        most = self.transformer.config.in_channels
+        if channels != "all" and not (isinstance(channels, int) and 1 <= channels <= most):
+            raise ValueError(f"guidance_channels is {channels!r}: take 1 to {most}, or 'all'")
+        if scale == 1 and channels != "all":
+            raise ValueError(f"guidance_channels is {channels} at guidance_scale 1, which is none: leave one out")
+        if scale != 1 and self.transformer.null_class is None:
+            lacked = "null class" if self.transformer.config.num_classes else "classes"
+            raise ValueError(f"guidance_scale is {scale}: this model has no {lacked}, so take 1")
+        return Guidance(scale, channels)
+
+    def check_run(self, count: int, *, generator: Generators, num_inference_steps: int) -> None:
+        if isinstance(generator, list) and len(generator) != count:
+            given = f"{len(generator)} generators for {count} {self.unit}s"
+            raise ValueError(f"{given}: give one, or one for each {self.unit}")
+        if num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps is {num_inference_steps}: it must be at least 1")
+
+    def check_output(self, output_type: str) -> None:
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type is {output_type!r}: take one of {', '.join(OUTPUT_TYPES)}")
+        channels = self.transformer.config.in_channels
+        if output_type == "latent":
+            return
+        if self.vae is None and channels not in (1, 3):
+            raise ValueError(f"the model draws {channels} channels, which are no picture: give the vae of its latents")
+        if self.vae is not None and self.vae.config.latent_channels != channels:
+            taken = self.vae.config.latent_channels
+            raise ValueError(f"the model draws {channels} channels, its vae takes {taken}: give the vae of its latents")
+
+
+def step_arguments(scheduler: SchedulerMixin) -> set[str]:
+    """The names that a scheduler's `step` takes: only some draw noise."""
+    return set(inspect.signature(scheduler.step).parameters)

@@ -1,0 +1,105 @@
+"""Names: one for every text, that every file system takes and none confuses with another."""
+
+import re
+import unicodedata
+from functools import partial
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from skipdit.files import RESERVED_CHARACTERS, RESERVED_NAMES, safe_name
+
+ANY = st.characters()  # lone surrogates too, as a command line may hold them
+TRICKY = "aA .-_/\\:0bé\u0301\u0131ß日\n"
+TEXTS = st.text(ANY, max_size=80) | st.text(TRICKY, max_size=80) | st.text(ANY, min_size=190)
+ALTERED = st.sampled_from(
+    [
+        str.upper, str.lower, str.casefold, str.swapcase, str.strip, safe_name,
+        lambda text: text + ".", lambda text: " " + text, lambda text: text[:-1], lambda text: text.replace("/", "_"),
+        *[partial(unicodedata.normalize, form) for form in ("NFC", "NFD", "NFKC", "NFKD")],
+    ]
+)  # fmt: skip
+often = settings(max_examples=400)
+
+
+def as_file_systems_compare(name):
+    """Ignoring case and the form of accents, as Windows and macOS may."""
+    return {unicodedata.normalize("NFD", fold(name)) for fold in (str.lower, str.upper, str.casefold)}
+
+
+@pytest.mark.parametrize(
+    "text", ["a dog runs", "a dog, running; 2.5 times (fast)", "über den wolken", "狗在跑", "-", "x" * 200]
+)
+def test_text_that_is_a_name_is_its_own(text):
+    assert safe_name(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "likeness"),
+    [
+        ("A dog runs.", "A dog runs"), ("a/b\\c:d", "a_b_c_d"), ("../../etc/passwd", "_.._etc_passwd"),
+        ("..", "untitled"), ("", "untitled"), (" . ", "untitled"), ("what?\n", "what__"), ("cafe\u0301", "café"),
+        ("con", "_con"), ("Con.tar.gz", "_Con.tar.gz"), ("nul .x", "_nul .x"), ("com¹", "_com¹"),
+        ("Console", "Console"), ("\ud800", "_"), ("a\u2028b", "a_b"), ("\u202egpj.exe", "_gpj.exe"),
+        ("狗" * 67, "狗" * 62), ("x" * 201, "x" * 187),
+    ],
+)  # fmt: skip
+def test_other_text_has_a_likeness_and_a_hash(text, likeness):
+    assert re.fullmatch(f"{re.escape(likeness)}-[0-9a-f]{{12}}", safe_name(text))
+
+
+@often
+@given(TEXTS, TEXTS)
+@example("\ud800", "\ud801")
+def test_different_texts_have_different_names(first, second):
+    if first != second:
+        assert not as_file_systems_compare(safe_name(first)) & as_file_systems_compare(safe_name(second))
+
+
+@often
+@given(TEXTS, ALTERED)
+@example("a dog runs!", safe_name)
+@example("i", lambda text: "\u0131")
+@example("ss", lambda text: "ß")
+@example("k", lambda text: "\u212a")
+def test_so_have_texts_that_are_nearly_the_same(text, alter):
+    if alter(text) != text:
+        assert not as_file_systems_compare(safe_name(text)) & as_file_systems_compare(safe_name(alter(text)))
+
+
+@often
+@given(TEXTS, st.integers(32, 255))
+@example("con", 32)
+@example("con" + 300 * " " + ".x", 32)
+def test_every_file_system_takes_the_name(text, at_most):
+    name = safe_name(text, at_most=at_most)
+    assert 0 < len(name.encode()) <= at_most
+    assert not set(name) & {*RESERVED_CHARACTERS, *map(chr, range(32)), "\x7f"}
+    assert name == name.strip().strip(".")
+    assert name.partition(".")[0].rstrip().lower() not in RESERVED_NAMES
+    assert unicodedata.is_normalized("NFC", name)
+
+
+@given(TEXTS)
+@example("..")
+@example("../up")
+def test_the_name_is_of_a_file_in_the_folder(tmp_path_factory, text):
+    folder = tmp_path_factory.getbasetemp().resolve()
+    path = folder / f"{safe_name(text)}.mp4"
+    path.write_bytes(b"")
+    assert path.resolve().parent == folder
+    path.unlink()
+
+
+@often
+@given(TEXTS, st.integers(32, 255))
+def test_a_name_is_the_same_whenever_it_is_asked_for(text, at_most):
+    name = safe_name(text, at_most=at_most)
+    assert safe_name(text, at_most=at_most) == name
+    assert name != text or safe_name(name, at_most=at_most) == name
+
+
+def test_a_name_too_short_for_a_hash_is_refused():
+    with pytest.raises(ValueError, match="at_most is 31; it must be at least 32 bytes"):
+        safe_name("a", at_most=31)
