@@ -13,10 +13,11 @@ from pathlib import Path
 from skipdit.caching import SkipCacheConfig
 from skipdit.cli.bench import UNCACHED, as_json, machine, name_of
 from skipdit.evaluation.compare import Result, Sampling, Way, compare, controls
-from skipdit.hub import EMBEDDED, load_pipeline
+from skipdit.evaluation.section import write_section
+from skipdit.hub import load_pipeline
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-BEGIN, END = "<!-- measured -->", "<!-- end -->"
+MODELS = ("fashion-skip", "fashion-dit")
 STEPS, IMAGES, GUIDANCE = 50, 20, 2.0
 INTERVALS = (2, 3, 4)
 
@@ -50,7 +51,7 @@ def main() -> None:
     arguments = parser.parse_args()
     sampling = Sampling(tuple(index % 10 for index in range(IMAGES)), GUIDANCE)
     tables, record = [], {"machine": machine(), "date": date.today().isoformat(), "models": {}}
-    for model in EMBEDDED:
+    for model in MODELS:
         pipeline = load_pipeline(model, scheduler="ddim")
         results = compare(pipeline, ways(pipeline, sampling), sampling, repeats=arguments.repeats, warmup=1)
         tables.append(f"**{model}**\n\n{markdown(results)}")
@@ -59,9 +60,7 @@ def main() -> None:
     caption = f"{IMAGES} images, {STEPS} DDIM steps, guidance {GUIDANCE}, seed 0; {where}, {record['date']}."
     table = "\n\n".join([caption, *tables])
     (WEIGHTS / "measured.json").write_text(json.dumps(record, indent=2) + "\n")
-    page = WEIGHTS / "README.md"
-    before, _, rest = page.read_text().partition(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")
+    write_section(WEIGHTS / "README.md", "measured", table)
     print(table)
 
 

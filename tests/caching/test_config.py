@@ -106,3 +106,21 @@ def test_a_branch_fits_in_half_the_depth(branch, depth, fits):
     else:
         with pytest.raises(ValueError, match=f"branch is {branch}: a model of {depth} layers takes 0 to {depth // 2}"):
             config.check_depth(depth)
+
+
+def test_the_published_spelling_names_interval_start_and_stop():
+    assert SkipCacheConfig.published("N2-700-50") == SkipCacheConfig.preset("text-to-video")
+    changed = SkipCacheConfig.published("N4-800-20", forecast="taylor", branch=2)
+    assert changed == SkipCacheConfig(interval=4, branch=2, window=(20, 800), forecast="taylor")
+
+
+@pytest.mark.parametrize("text", ["", "2-700-50", "N2", "N2-700", "N2-700-50 ", "N2-700-50-9", "N-1-700-50"])
+def test_another_spelling_is_refused(text):
+    with pytest.raises(ValueError, match=f"cache is '{text}': give N<interval>-<start>-<stop>"):
+        SkipCacheConfig.published(text)
+
+
+@pytest.mark.parametrize("text", ["N0-700-50", "N2-50-700"])
+def test_published_numbers_are_checked_like_others(text):
+    with pytest.raises(ValueError, match="interval is 0|window is"):
+        SkipCacheConfig.published(text)

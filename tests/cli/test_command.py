@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 
 from skipdit import DiT, __version__
 from skipdit.cli import VERBS, exit_code, explanation, main
+from skipdit.hub import EMBEDDED
 from tests.cli.conftest import contents
 from tests.pipelines.tiny import tiny
 
@@ -35,8 +36,8 @@ def test_the_version_is_the_packages(skipdit):
 
 USAGE = {
     "paint": "unknown command 'paint': take one of sample, plan, bench, train, demo",
-    "sample nowhere": "unknown model 'nowhere': take one of fashion-skip, fashion-dit, a folder",
-    "plan --model nowhere": "unknown model 'nowhere': take a size as XL/2, one of fashion-skip, fashion-dit",
+    "sample nowhere": f"unknown model 'nowhere': take one of {', '.join(EMBEDDED)}, a folder",
+    "plan --model nowhere": "unknown model 'nowhere': take XL/2, Latte-XL/2, LatteT2V, one of fashion-skip",
     "plan --model XL/3": "unknown size 'XL/3': take one of XL, L, B, S over one of (2, 4, 8)",
     SAMPLE + "--classes 6": "class id 6 is out of range: take 0 to 5 (5 is the null class)",
     SAMPLE + "--classes 1 -1": "class id -1 is out of range: take 0 to 5",
@@ -104,7 +105,7 @@ def test_what_cannot_be_read_is_a_usage_error(skipdit, model, line, capfd):
     ("line", "message"),
     [
         ("--model.num-skips 4", "num_skips is 4: depth 4 has room for 0 to 2 skips"),
-        ("--model.in-channels 3", "set in_channels, sample_size and num_classes to the data's"),
+        ("--model.in-channels 3", "set in_channels to the data's"),
         ("--data-folder .", "the digits come inside scikit-learn; leave the folder out"),
     ],
 )
@@ -155,7 +156,7 @@ BROKEN = {
     "file of another model": (
         "model.safetensors",
         lambda path: save_file({"conv_in.weight": ONE}, path),
-        "no dit checkpoint: 'x_embedder.proj.weight' is missing",
+        "no checkpoint of latte-t2v, latte, dit, by its 1 tensors: pass arch",
     ),
     "file of another shape": (
         "model.safetensors",

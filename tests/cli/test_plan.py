@@ -36,6 +36,41 @@ def test_the_published_settings_have_the_published_counts(skipdit, interval, ful
     assert found["FLOPs"][0] == pytest.approx(100 / speedup, abs=1)
 
 
+@pytest.mark.parametrize(
+    ("interval", "full", "cached"), [(2, 143, 107), (3, 108, 142), (4, 90, 160), (5, 80, 170), (6, 72, 178)]
+)
+def test_the_published_class_to_video_settings_have_the_published_counts(skipdit, interval, full, cached):
+    said = skipdit(f"plan --model Latte-XL/2 --cache.preset class-to-video --cache.interval {interval}")
+    assert said.code == 0
+    found = numbers(said)
+    assert found["full / cached"] == [full, cached, 250]
+    assert found["fresh layers"] == [2, 14]
+    assert found["predicted speed-up"][0] == pytest.approx(250 / (full + cached / 7), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("cache", "full", "cached"),
+    [
+        ("N2-700-50", 33, 17), ("N3-700-50", 28, 22), ("N4-700-50", 25, 25), ("N2-800-50", 31, 19),
+        ("N3-800-50", 24, 26),
+    ],
+)  # fmt: skip
+def test_the_published_text_to_video_settings_have_the_published_counts(skipdit, cache, full, cached):
+    said = skipdit(f"plan --model LatteT2V --cache {cache}")
+    assert said.code == 0
+    found = numbers(said)
+    assert found["full / cached"] == [full, cached, 50]
+    assert found["fresh layers"] == [2, 28]
+    assert drawn(said).startswith("#" * (15 if "700" in cache else 10))
+
+
+@pytest.mark.parametrize("text", ["2-700-50", "N2", "N2-700", "N-700-50", "N2-700-50-1", "n2-700-50", "N2-50-x"])
+def test_a_malformed_published_setting_is_refused(skipdit, text):
+    said = skipdit(f"plan --model LatteT2V --cache {text}")
+    assert said.code == 2
+    assert said.complaint == f"cache is '{text}': give N<interval>-<start>-<stop> in timesteps, as N2-700-50"
+
+
 def test_the_plan_is_drawn_as_the_schedule_decides(skipdit):
     said = skipdit("plan --steps 250 --cache.interval 4 --cache.branch 2 --cache.window 100 900")
     expected = plan(SkipCacheConfig(interval=4, window=(100, 900)).schedule, respace(1000, 250))

@@ -11,7 +11,7 @@ from skipdit import SkipCacheConfig
 from skipdit.caching import plan
 from skipdit.diffusion import NoiseSchedule, ddim, ddpm, respace
 from skipdit.pipelines import ClassToImagePipeline
-from skipdit.pipelines.schedulers import SCHEDULERS
+from skipdit.pipelines.schedulers import SCHEDULERS, make_scheduler
 from tests.pipelines.tiny import latents_of, pipeline, seeds, tiny, tiny_vae
 
 each_scheduler = pytest.mark.parametrize("name", SCHEDULERS)
@@ -348,3 +348,10 @@ def test_latents_are_no_picture_without_their_vae():
     with pytest.raises(ValueError, match="draws 4 channels, which are no picture: give the vae"):
         pipe([1], num_inference_steps=2, output_type="pt")
     assert pipe([1], num_inference_steps=2, output_type="latent").images.shape == (1, 4, 8, 8)
+
+
+@pytest.mark.parametrize(("model", "scheduler"), [("epsilon", "v_prediction"), ("sample", "epsilon")])
+def test_a_scheduler_that_reads_another_prediction_is_refused(model, scheduler):
+    pipe = ClassToImagePipeline(tiny(prediction_type=model), make_scheduler("ddim", prediction_type=scheduler))
+    with pytest.raises(ValueError, match=f"prediction_type is '{model}' in the model and '{scheduler}' in the sched"):
+        pipe([1], guidance_scale=1.0, num_inference_steps=2)

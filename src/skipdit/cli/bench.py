@@ -1,4 +1,7 @@
-"""`skipdit bench MODEL`: what a cache saves and costs, in one run, beside the two controls at equal FLOPs."""
+"""`skipdit bench MODEL`: what a cache saves and costs, in one run, beside the two controls at equal FLOPs.
+
+Of videos, PSNR and SSIM are means over frames.
+"""
 
 import json
 import platform
@@ -24,18 +27,23 @@ class Bench:
     """Draw the same noise uncached, cached and by the controls, in turns; print a table and write it as JSON."""
 
     model: tyro.conf.Positional[str]
-    """fashion-skip, fashion-dit, a model or pipeline folder, or a checkpoint file"""
+    """fashion-skip, moving-digits-skip, captioned-digits-skip, ..., a model or pipeline folder, or a checkpoint file"""
     out: Path = Path("out/bench.json")
     classes: tuple[int, ...] = ()
-    """class ids of the images; all classes where none is named"""
+    """class ids of the samples; all classes where none is named"""
+    prompt: tuple[str, ...] = ()
+    """prompts of the samples, for a model of text"""
     num_images: int | None = None
+    """how many images or videos; one for each class or prompt where it is left out"""
     seed: int = 0
     steps: int = 50
     scheduler: str = "ddim"
-    """ddpm, ddim, dpm++, dpm++-sde, unipc, euler, euler-a, heun"""
+    """ddpm, ddim, ddim-leading, dpm++, dpm++-sde, unipc, euler, euler-a, heun"""
     guidance_scale: float = 1.5
     guidance_channels: str = "all"
     vae: str | None = None
+    base: str | None = None
+    """folder of a text pipeline that lends its text encoder and autoencoder"""
     repeats: int = 3
     """timed runs of each way; the median counts"""
     warmup: int = 1
@@ -53,21 +61,25 @@ def command(arguments: Sequence[str]) -> None:
 def bench(config: Bench) -> dict[str, "Result"]:
     """Measure; prints the table, writes the JSON and returns the results by name."""
     from skipdit.caching import SkipCacheConfig
-    from skipdit.cli.sample import wanted_labels
     from skipdit.evaluation.compare import Sampling, Way, compare, controls, table
     from skipdit.hub import load_pipeline
+    from skipdit.pipelines import draw
 
-    check_positive(config, "steps", "repeats")
+    check_positive(config, "steps", "repeats", *(["num_images"] if config.num_images is not None else []))
     check_seed(config.seed)
     cache = config.cache.config() or SkipCacheConfig()
-    pipeline = load_pipeline(config.model, scheduler=config.scheduler, vae=config.vae)
+    pipeline = load_pipeline(config.model, scheduler=config.scheduler, vae=config.vae, base=config.base)
     place(pipeline, device=config.device, dtype=config.dtype)
     sampling = Sampling(
-        labels=tuple(pipeline.check_labels(wanted_labels(config, pipeline.transformer.config.num_classes))),
+        subjects=draw.subjects_for(
+            pipeline, classes=config.classes, prompts=config.prompt, number=config.num_images
+        ),
         guidance_scale=config.guidance_scale,
         guidance_channels=guided_channels(config.guidance_channels),
         seed=config.seed,
     )
+    settings = draw.Settings(config.steps, sampling.guidance_scale, sampling.guidance_channels)
+    draw.check(pipeline, sampling.subjects, settings)
     if config.compile:
         pipeline.transformer.compile()
     cached = Way(config.steps, cache)

@@ -1,20 +1,26 @@
-"""`skipdit demo`: the embedded Skip-DiT draws clothes from the same noise, uncached and with Skip-Cache."""
+"""`skipdit demo`: the embedded skip models draw from the same noise, uncached and with Skip-Cache, side by side."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from skipdit.cli.flags import check_positive, check_seed, parse
 from skipdit.files import write_text
 
-MODEL = "fashion-skip"
-GAIN = 4.0  # of the difference row, so that it can be seen
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from skipdit.evaluation.compare import Result
+
+GAIN = 4.0  # of the difference rows, so that they can be seen
+FPS = 8.0
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Write demo/class-to-image.png and run.json, and print what the cache saved and what it cost in quality."""
+    """Write pictures and animations and run.json; print what the cache saved and what it cost in quality."""
 
     out: Path = Path("demo")
     steps: int = 50
@@ -23,37 +29,95 @@ class Demo:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class Part:
+    """One task: its model, what is drawn and the words under the columns."""
+
+    model: str
+    title: str
+    subjects: tuple[int, ...] | tuple[str, ...]
+    captions: tuple[str, ...]
+    repeats: int
+
+
+def parts() -> dict[str, Part]:
+    from skipdit.data.images import FASHION_CLASSES
+    from skipdit.data.moving_digits import CLASS_NAMES, caption
+
+    clothes = tuple(range(len(FASHION_CLASSES)))
+    classes = (2, 13, 20, 31, 33, 39)  # zero left, three down, five up, seven right, eight down, nine right
+    prompts = tuple(caption(digit, direction) for digit, direction in ((1, 3), (4, 0), (6, 2), (8, 1)))
+    return {
+        "class-to-image": Part("fashion-skip", "Skip-DiT on Fashion-MNIST", clothes, FASHION_CLASSES, 3),
+        "class-to-video": Part(
+            "moving-digits-skip", "Latte with long skips on moving digits", classes,
+            tuple(CLASS_NAMES[index] for index in classes), 1,
+        ),
+        "text-to-video": Part(
+            "captioned-digits-skip", "LatteT2V with long skips, in diffusers' LattePipeline", prompts, prompts, 1
+        ),
+    }  # fmt: skip
+
+
 def command(arguments: Sequence[str]) -> None:
     demo(parse(Demo, "demo", arguments))
 
 
 def demo(config: Demo) -> None:
-    from skipdit.caching import SkipCacheConfig
-    from skipdit.cli.bench import UNCACHED, as_json, machine, name_of
-    from skipdit.data.images import FASHION_CLASSES
-    from skipdit.evaluation import difference, difference_label, labelled_rows, save_png
-    from skipdit.evaluation.compare import Sampling, Way, compare, table
-    from skipdit.hub import load_pipeline
+    from skipdit.cli.bench import as_json, machine
+    from skipdit.evaluation.compare import table
 
     check_positive(config, "steps")
     check_seed(config.seed)
-    pipeline = load_pipeline(MODEL, scheduler="ddim")
+    config.out.mkdir(parents=True, exist_ok=True)
+    record = {"settings": asdict(config), "machine": machine(), "parts": {}}
+    for name, part in parts().items():
+        results = draw(part, config)
+        path = show(results, part, config, name)
+        print(f"{name}: {path}\n\n{table(results)}\n")
+        record["parts"][name] = {way: as_json(result) for way, result in results.items()}
+    write_text(config.out / "run.json", json.dumps(record, indent=2, default=str) + "\n")
+
+
+def draw(part: Part, config: Demo) -> "dict[str, Result]":
+    """The same noise uncached, with the published Skip-Cache and with a Taylor forecast."""
+    from skipdit.caching import SkipCacheConfig
+    from skipdit.cli.bench import UNCACHED, name_of
+    from skipdit.evaluation.compare import Sampling, Way, compare
+    from skipdit.hub import load_pipeline
+
+    pipeline = load_pipeline(part.model, scheduler="ddim")
     caches = [SkipCacheConfig(interval=config.interval, forecast=forecast) for forecast in ("hold", "taylor")]
     ways = {UNCACHED: Way(config.steps)} | {name_of(cache): Way(config.steps, cache) for cache in caches}
-    sampling = Sampling(tuple(range(len(FASHION_CLASSES))), config.guidance_scale, seed=config.seed)
-    results = compare(pipeline, ways, sampling, repeats=3, warmup=1)
-    reference = results[UNCACHED].images
-    rows = {}
+    sampling = Sampling(part.subjects, config.guidance_scale, seed=config.seed)
+    return compare(pipeline, ways, sampling, repeats=part.repeats, warmup=1)
+
+
+def show(results: "Mapping[str, Result]", part: Part, config: Demo, name: str) -> Path:
+    """A picture of images, an animation of clips; returns where it is."""
+    from skipdit.evaluation import labelled_clips, labelled_rows, save_png
+    from skipdit.videos import write_video
+
+    title, rows = f"{part.title}, {config.steps} DDIM steps: one noise, three ways", labelled(results)
+    if next(iter(rows.values())).ndim == 4:
+        path = config.out / f"{name}.png"
+        save_png(labelled_rows(rows, scale=3, title=title, captions=part.captions), path)
+        return path
+    page = labelled_clips(rows, scale=4, title=title, captions=part.captions)
+    for suffix in (".mp4", ".gif"):
+        write_video(page, config.out / f"{name}{suffix}", fps=FPS)
+    return config.out / f"{name}.gif"
+
+
+def labelled(results: "Mapping[str, Result]") -> "dict[str, Tensor]":
+    """Each way's samples by its name and speed, and below each cached one its distance from the first."""
+    from skipdit.evaluation import difference, difference_label
+
+    reference, rows = next(iter(results.values())).images, {}
     for name, result in results.items():
-        saved = "" if name == UNCACHED else f", {result.measured_speedup:.2f}x faster"
+        saved = f", {result.measured_speedup:.2f}x faster" if result.fidelity else ""
         rows[f"{name}\n{result.latency.median:.2f} s{saved}"] = result.images
         if result.fidelity:
             label = f"{difference_label(gain=GAIN)}\n{result.fidelity.psnr:.1f} dB, SSIM {result.fidelity.ssim:.3f}"
             rows[label + f"\n({name})"] = difference(result.images, reference, gain=GAIN)
-    config.out.mkdir(parents=True, exist_ok=True)
-    title = f"Skip-DiT on Fashion-MNIST, {config.steps} DDIM steps: one noise, three ways"
-    save_png(labelled_rows(rows, scale=3, title=title, captions=FASHION_CLASSES), config.out / "class-to-image.png")
-    record = {"settings": asdict(config), "machine": machine(), "results": {n: as_json(r) for n, r in results.items()}}
-    write_text(config.out / "run.json", json.dumps(record, indent=2, default=str) + "\n")
-    print(table(results))
-    print(f"pictures: {config.out / 'class-to-image.png'}")
+    return rows

@@ -2,19 +2,26 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from skipdit.cli.flags import Cache, parse
+
+if TYPE_CHECKING:
+    from skipdit.models.base import LongSkipModel
 
 
 @dataclass(frozen=True)
 class Plan:
     """Print a schedule as #.#., its counts, its cost in layers and FLOPs and the speed-up to expect."""
 
-    model: str = "XL/2"
-    """a DiT size (XL/2, B/4, ...) with depth // 2 skips, an embedded model or a model folder"""
-    steps: int = 250
-    scheduler: str = "ddpm"
-    """ddpm, ddim, dpm++, dpm++-sde, unipc, euler, euler-a, heun"""
+    model: str = "DiT-XL/2"
+    """DiT-XL/2, Latte-XL/2 (XL, L, B or S over 2, 4 or 8) or LatteT2V, each with as many skips as there is room for; an
+    embedded model or a model folder"""
+    steps: int | None = None
+    """the published number where it is left out: 250 for models of classes, 50 for models of text"""
+    scheduler: str | None = None
+    """ddpm, ddim, ddim-leading, dpm++, dpm++-sde, unipc, euler, euler-a, heun; the published one
+    where it is left out: ddpm for models of classes, ddim-leading for models of text"""
     cache: Cache = field(default_factory=Cache)
 
 
@@ -28,30 +35,39 @@ def plan(config: Plan) -> None:
     from skipdit.pipelines.schedulers import make_scheduler, set_timesteps
 
     cache = config.cache.config() or caching.SkipCacheConfig()
-    if config.steps < 1:
+    if config.steps is not None and config.steps < 1:
         raise ValueError(f"steps is {config.steps}: a run has at least one step")
-    timesteps = set_timesteps(make_scheduler(config.scheduler), config.steps)
-    settings = model_settings(config.model)
-    cache.check_depth(settings["depth"])
+    model = model_on_meta(config.model)
+    scheduler, steps = ("ddpm", 250) if "num_classes" in model.config else ("ddim-leading", 50)
+    timesteps = set_timesteps(make_scheduler(config.scheduler or scheduler), config.steps or steps)
+    cache.check_depth(model.depth)
     planned = caching.plan(cache.schedule, timesteps)
-    cost = price(settings, branch=cache.branch)
+    cost = price(model, branch=cache.branch)
     print(wrapped(str(planned)))
     print(f"full / cached      {planned.full} / {planned.cached} of {len(planned)} steps")
-    print(f"fresh layers       {2 * cache.branch} of {settings['depth']} in a cached step")
+    print(f"fresh layers       {2 * cache.branch} of {model.depth} in a cached step")
     print(f"layers run         {cost.layers(planned):.1%}")
     print(f"FLOPs              {cost.flops(planned) / (len(planned) * cost.full_flops):.1%}")
     print(f"predicted speed-up {cost.speedup(planned):.2f}x")
 
 
-def model_settings(name: str) -> dict:
-    """The arguments of a model, from a size or from the config of a folder."""
-    from skipdit.hub.load import model_config
-    from skipdit.models.adaln import published_size
+def model_on_meta(name: str) -> "LongSkipModel":
+    """A model without weights: a published one with all its skips, or what a folder's config says."""
+    import torch
 
-    if "/" in name and name.split("/")[0] in ("XL", "L", "B", "S"):
-        size = published_size(name)
-        return size | {"num_skips": size["depth"] // 2}
-    return model_config(name)
+    from skipdit.hub.load import empty_model
+    from skipdit.models import DiT, Latte, LatteT2V
+    from skipdit.models.adaln import SIZES, published_size
+
+    family, _, size = name.rpartition("-")
+    with torch.device("meta"):
+        if name == "LatteT2V":
+            return LatteT2V(num_skips=14)
+        if family in ("", "DiT", "Latte") and size.partition("/")[0] in SIZES:
+            kind = Latte if family == "Latte" else DiT
+            depth = published_size(size)["depth"] // kind.blocks_per_layer
+            return kind.from_size(size, num_skips=depth // 2)
+        return empty_model(name)
 
 
 def wrapped(text: str, *, width: int = 100) -> str:

@@ -10,6 +10,7 @@ smooth and every frame holds the whole digit. Clip i is a function of i alone.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,7 @@ from skipdit.randomness import generator
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIRECTIONS = ("up", "down", "left", "right")
+CLASS_NAMES = tuple(f"{digit} {direction}" for digit in DIGITS for direction in DIRECTIONS)
 DIGIT_SIZE = 20  # pixels, of which the ink takes about 14
 SPEEDS = (0.4, 0.8)  # pixels a frame; the fastest crosses the 12 free pixels in the 15 steps of 16 frames
 STREAM = 0x64696769  # "digi": no seed of a run that anyone types, so that clips and training noise stay independent
@@ -67,7 +69,7 @@ class MovingDigits:
     @property
     def class_names(self) -> tuple[str, ...]:
         """ "zero up", "zero down", ... in the order of the class ids."""
-        return tuple(f"{digit} {direction}" for digit in DIGITS for direction in DIRECTIONS)
+        return CLASS_NAMES
 
     @property
     def gives(self) -> dict[str, int]:
@@ -225,11 +227,17 @@ def moving_digits(folder: Path | None = None, *, split: Literal["train", "test"]
 
 def captioned_digits(folder: Path | None = None, *, split: Literal["train", "test"] = "train") -> CaptionedDigits:
     """The clips of `moving_digits` with captions encoded by MiniLM, all of them once: about a second."""
-    clips, (tokenizer, model) = moving_digits(folder, split=split), minilm()
+    return CaptionedDigits(moving_digits(folder, split=split), *encoded_captions())
+
+
+@cache
+def encoded_captions() -> tuple[Tensor, Tensor, Tensor]:
+    """States, mask and the empty caption's states, as `CaptionedDigits` has them."""
+    tokenizer, model = minilm()
     length = longest(CAPTIONS, tokenizer)
     states, mask = encode(CAPTIONS, tokenizer, model, length=length)
     empty, _ = encode([""], tokenizer, model)
-    return CaptionedDigits(clips, states, mask, empty[0, :length])
+    return states, mask, empty[0, :length]
 
 
 def mnist(folder: Path | None = None) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The same noise through the same model in several ways, and how far each lands from the uncached images.
+"""The same noise through the same model in several ways, and how far each lands from the uncached samples.
 
 The controls that every cached result is held against, at equal FLOPs: fewer steps of the same scheduler, and branch 0
 (nothing fresh but the output head) with a Taylor forecast.
@@ -7,6 +7,7 @@ The controls that every cached result is held against, at equal FLOPs: fewer ste
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from diffusers import DiffusionPipeline
 from torch import Tensor
 from tqdm import tqdm
 
@@ -14,7 +15,7 @@ from skipdit.caching import Plan, SkipCacheConfig, plan
 from skipdit.evaluation.cost import Latency, measure_side_by_side
 from skipdit.evaluation.fidelity import WINDOW, Fidelity, fidelity
 from skipdit.evaluation.price import Price, price
-from skipdit.pipelines import ClassToImagePipeline
+from skipdit.pipelines.draw import Settings, Subjects, draw, text_tokens
 from skipdit.pipelines.schedulers import set_timesteps
 from skipdit.randomness import generator
 
@@ -29,9 +30,9 @@ class Way:
 
 @dataclass(frozen=True)
 class Sampling:
-    """What all ways share: classes, guidance and the seed of the noise; image i starts from (seed, i)."""
+    """What all ways share: class ids or prompts, guidance and the seed of the noise; sample i starts from (seed, i)."""
 
-    labels: tuple[int, ...]
+    subjects: Subjects
     guidance_scale: float
     guidance_channels: int | str = "all"
     seed: int = 0
@@ -39,7 +40,8 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Result:
-    """What one way cost and what it drew; `fidelity` is None for the reference itself."""
+    """What one way cost and what it drew, [B, C, H, W] or [B, F, C, H, W]; `fidelity`, over single frames, is None for
+    the reference itself."""
 
     plan: Plan
     flops: int
@@ -51,12 +53,12 @@ class Result:
     images: Tensor
 
 
-def timesteps_of(pipeline: ClassToImagePipeline, steps: int) -> list[float]:
+def timesteps_of(pipeline: DiffusionPipeline, steps: int) -> list[float]:
     """The timesteps of a run, one for each call of the model."""
     return set_timesteps(pipeline.scheduler, steps)
 
 
-def plan_of(pipeline: ClassToImagePipeline, way: Way) -> Plan:
+def plan_of(pipeline: DiffusionPipeline, way: Way) -> Plan:
     timesteps = timesteps_of(pipeline, way.steps)
     if way.cache is None:
         return Plan([True] * len(timesteps))
@@ -64,40 +66,35 @@ def plan_of(pipeline: ClassToImagePipeline, way: Way) -> Plan:
     return plan(way.cache.schedule, timesteps)
 
 
-def price_of(pipeline: ClassToImagePipeline, way: Way, sampling: Sampling) -> Price:
-    batch = len(sampling.labels) * (2 if sampling.guidance_scale != 1 else 1)
-    return price(pipeline.transformer, branch=way.cache.branch if way.cache else 0, batch=batch)
+def price_of(pipeline: DiffusionPipeline, way: Way, sampling: Sampling) -> Price:
+    batch = len(sampling.subjects) * (2 if sampling.guidance_scale != 1 else 1)
+    branch = way.cache.branch if way.cache else 0
+    return price(pipeline.transformer, branch=branch, batch=batch, text_tokens=text_tokens(pipeline, sampling.subjects))
 
 
-def check_size(pipeline: ClassToImagePipeline) -> None:
+def check_size(pipeline: DiffusionPipeline) -> None:
     """Known before the drawing: SSIM needs images as large as its window."""
     smallest = min(pipeline.transformer.grid) * pipeline.transformer.config.patch_size
     if pipeline.vae is None and smallest < WINDOW:
         raise ValueError(f"images have a side of {smallest} pixels: SSIM compares sides of at least {WINDOW}")
 
 
-def draw(pipeline: ClassToImagePipeline, way: Way, sampling: Sampling) -> tuple[Tensor, int]:
-    """Images [B, C, H, W] in [0, 1] and the bytes that the cache held at the most; the cache is off again after."""
-    model = pipeline.transformer
+def draw_way(pipeline: DiffusionPipeline, way: Way, sampling: Sampling) -> tuple[Tensor, int]:
+    """Samples in [0, 1] and the bytes that the cache held at the most; the cache is off again after."""
+    model, settings = pipeline.transformer, Settings(way.steps, sampling.guidance_scale, sampling.guidance_channels)
+    noise = [generator(sampling.seed, index) for index in range(len(sampling.subjects))]
     if way.cache is not None:
         model.enable_cache(way.cache)
     try:
-        images = pipeline(
-            sampling.labels,
-            guidance_scale=sampling.guidance_scale,
-            guidance_channels=sampling.guidance_channels,
-            num_inference_steps=way.steps,
-            generator=[generator(sampling.seed, index) for index in range(len(sampling.labels))],
-            output_type="pt",
-        ).images
+        samples = draw(pipeline, sampling.subjects, noise, settings)
         held = sum(stats.bytes_remembered for stats in model.cache_stats().values()) if way.cache else 0
     finally:
         if way.cache is not None:
             model.disable_cache()
-    return images.cpu(), held
+    return samples, held
 
 
-def controls(pipeline: ClassToImagePipeline, way: Way, sampling: Sampling) -> dict[str, Way]:
+def controls(pipeline: DiffusionPipeline, way: Way, sampling: Sampling) -> dict[str, Way]:
     """What costs at most the same FLOPs as a cached way: fewer steps, and branch 0 with a Taylor forecast."""
     budget = price_of(pipeline, way, sampling).flops(plan_of(pipeline, way))
     bare = Way(way.steps, SkipCacheConfig(interval=1, branch=0))
@@ -113,7 +110,7 @@ def controls(pipeline: ClassToImagePipeline, way: Way, sampling: Sampling) -> di
 
 
 def compare(
-    pipeline: ClassToImagePipeline, ways: Mapping[str, Way], sampling: Sampling, *, repeats: int, warmup: int
+    pipeline: DiffusionPipeline, ways: Mapping[str, Way], sampling: Sampling, *, repeats: int, warmup: int
 ) -> dict[str, Result]:
     """Draw the same noise in every way, in turns; the first way is the reference of speed and fidelity.
 
@@ -128,7 +125,7 @@ def compare(
 
         def candidate(name: str) -> None:
             bar.set_postfix_str(name)
-            drawn[name] = draw(pipeline, ways[name], sampling)
+            drawn[name] = draw_way(pipeline, ways[name], sampling)
             bar.update()
 
         latencies = measure_side_by_side(
@@ -144,11 +141,16 @@ def compare(
             latency=latencies[name],
             measured_speedup=latencies[first].median / latencies[name].median,
             bytes_remembered=drawn[name][1],
-            fidelity=None if name == first else fidelity(drawn[name][0], drawn[first][0]),
+            fidelity=None if name == first else fidelity(frames(drawn[name][0]), frames(drawn[first][0])),
             images=drawn[name][0],
         )
         for name in ways
     }
+
+
+def frames(samples: Tensor) -> Tensor:
+    """Images as they are, clips as their frames: [N, C, H, W]."""
+    return samples.flatten(0, -4)
 
 
 def table(results: Mapping[str, Result]) -> str:

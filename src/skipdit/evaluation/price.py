@@ -33,11 +33,16 @@ class Price(NamedTuple):
         )
 
 
-def price(model: LongSkipModel, *, branch: int, batch: int = 1) -> Price:
-    """The price of steps of a model over `batch` inputs of its own size; only its settings count, it may be on meta."""
+def price(model: LongSkipModel, *, branch: int, batch: int = 1, text_tokens: int | None = None) -> Price:
+    """The price of steps of a model over `batch` inputs of its own size; only its settings count, it may be on meta.
+
+    Text has `text_tokens`, or the published number where none is given; models of classes have no use for it.
+    """
     with torch.device("meta"):
         twin = type(model)(**settings(model)).eval()
     inputs = twin.example_inputs(batch)
+    if "encoder_hidden_states" in inputs and text_tokens is not None:
+        inputs["encoder_hidden_states"] = inputs["encoder_hidden_states"][:, :text_tokens]
     with torch.no_grad():
         shallow = twin.head(branch, **inputs)
         full = count_flops(lambda: twin(**inputs))

@@ -7,20 +7,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder, DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import logging
 
 from skipdit.hub.original import CheckpointError, first_line, load_original
 from skipdit.models import DiT, Latte, LatteT2V
 from skipdit.models.base import LongSkipModel
-from skipdit.pipelines import ClassToImagePipeline
+from skipdit.pipelines import ClassToImagePipeline, ClassToVideoPipeline, PixelAutoencoder
 from skipdit.pipelines.schedulers import make_scheduler
 
-EMBEDDED = ("fashion-skip", "fashion-dit")
+EMBEDDED = (
+    "fashion-skip", "fashion-dit", "moving-digits-skip", "moving-digits-latte", "captioned-digits-skip",
+    "captioned-digits-latte",
+)  # fmt: skip
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
 MODELS = {"DiT": DiT, "Latte": Latte, "LatteT2V": LatteT2V, "LatteTransformer3DModel": LatteT2V}
-VAES = {"AutoencoderKL": AutoencoderKL}
-PIPELINES = {DiT: ClassToImagePipeline}
+VAES = {
+    "AutoencoderKL": AutoencoderKL,
+    "AutoencoderKLTemporalDecoder": AutoencoderKLTemporalDecoder,
+    "PixelAutoencoder": PixelAutoencoder,
+}
+PIPELINES = {DiT: ClassToImagePipeline, Latte: ClassToVideoPipeline}  # of classes
+MINILM_WIDTH = 384
 INERT = {  # settings of diffusers 0.24 at the values that change nothing in Latte
     "attention_type": "default", "double_self_attention": False, "norm_num_groups": 32, "num_vector_embeds": None,
     "only_cross_attention": False, "upcast_attention": False, "use_linear_projection": False,
@@ -34,27 +43,55 @@ def embedded_folder(name: str) -> Path:
     return installed if installed.exists() else checkout
 
 
-def load_pipeline(source: str, *, scheduler: str = "ddpm", vae: str | None = None) -> ClassToImagePipeline:
-    """A class-to-image pipeline from an embedded name, a model or pipeline folder, or a checkpoint file.
+def load_pipeline(
+    source: str, *, scheduler: str = "ddpm", vae: str | None = None, base: str | None = None
+) -> DiffusionPipeline:
+    """A pipeline from an embedded name, a model or pipeline folder, or a checkpoint file, by the model that it holds.
 
-    `vae` is the folder of an AutoencoderKL for a model of latents; a pipeline folder brings its own.
+    A DiT comes as `ClassToImagePipeline`, a Latte as `ClassToVideoPipeline`, a LatteT2V as diffusers' `LattePipeline`.
+
+    Args:
+        scheduler: a name of `skipdit.pipelines.schedulers`; it takes the place of the one in a pipeline folder.
+        vae: folder of the autoencoder for a model of latents; a pipeline folder brings its own.
+        base: folder of a text pipeline (Latte-1) that lends text encoder and autoencoder to a text model that comes
+            without. One trained on MiniLM's states and pixels, as the embedded ones are, needs none.
 
     Raises:
-        ValueError: a name that is none of these, or an unknown scheduler.
+        ValueError: a name that is none of these, an unknown scheduler, or parts that are missing or not taken.
         CheckpointError: what lies there is not a whole model.
+        OSError: the text encoder's package is not installed.
     """
     path, model = locate(source), load_model(source)
-    kind, noise = pipeline_class(model), make_scheduler(scheduler, learned_variance=learns_variance(model))
-    if vae is None and not (is_pipeline(path) and (path / "vae").exists()):
-        return kind(model, noise)
-    return kind(model, noise, load_vae(path / "vae" if vae is None else Path(vae)))
+    said = model.config.prediction_type
+    noise = make_scheduler(scheduler, learned_variance=learns_variance(model), prediction_type=said)
+    own = path if is_pipeline(path) else None
+    if isinstance(model, LatteT2V):
+        return text_to_video(model, noise, base=own if base is None else Path(base), vae=vae)
+    if base is not None:
+        raise ValueError(f"base is {base!r}: {type(model).__name__} takes no text; give its vae alone")
+    if vae is None and own is not None and (own / "vae").exists():
+        vae = str(own / "vae")
+    return PIPELINES[type(model)](model, noise, None if vae is None else load_vae(Path(vae)))
 
 
-def pipeline_class(model: LongSkipModel) -> type[ClassToImagePipeline]:
-    if type(model) not in PIPELINES:
-        drawn = ", ".join(kind.__name__ for kind in PIPELINES)
-        raise ValueError(f"{type(model).__name__} has no pipeline here, only {drawn}: take its model by load_model")
-    return PIPELINES[type(model)]
+def text_to_video(model: LatteT2V, noise: SchedulerMixin, *, base: Path | None, vae: str | None) -> DiffusionPipeline:
+    from diffusers import LattePipeline  # which imports transformers
+
+    from skipdit.data.text import minilm
+
+    decoder = {} if vae is None else {"vae": load_vae(Path(vae))}
+    if base is not None:
+        if not is_pipeline(base):
+            raise ValueError(f"base is {str(base)!r}: name the folder of a text pipeline, with model_index.json")
+        return LattePipeline.from_pretrained(
+            base, transformer=model, scheduler=noise, local_files_only=True, **decoder
+        )
+    if model.config.caption_channels != MINILM_WIDTH:
+        width = model.config.caption_channels
+        raise ValueError(f"this model reads text of width {width}: give base, the folder of a pipeline that brings it")
+    tokenizer, text_encoder = minilm()
+    pixels = {"vae": PixelAutoencoder(latent_channels=model.config.in_channels)} if vae is None else decoder
+    return LattePipeline(tokenizer, text_encoder, transformer=model, scheduler=noise, **pixels)
 
 
 def locate(source: str) -> Path:
@@ -86,11 +123,22 @@ def load_model(source: str) -> LongSkipModel:
 
 def model_config(source: str) -> dict[str, Any]:
     """The arguments of a model by embedded name or folder, without its weights; ValueError for another name."""
+    folder = model_folder(source)
+    known = arguments(checked_class(MODELS, folder))
+    return {name: value for name, value in read_config(folder).items() if name in known}
+
+
+def empty_model(source: str) -> LongSkipModel:
+    """A model by embedded name or folder as its config says, on the present device and without its weights."""
+    return checked_class(MODELS, model_folder(source))(**model_config(source))
+
+
+def model_folder(source: str) -> Path:
     for folder in (locate(source), locate(source) / "transformer"):
         if (folder / "config.json").exists():
-            known = arguments(checked_class(MODELS, folder))
-            return {name: value for name, value in read_config(folder).items() if name in known}
-    raise ValueError(f"unknown model {source!r}: take a size as XL/2, one of {', '.join(EMBEDDED)}, or a model folder")
+            return folder
+    names = ", ".join(EMBEDDED)
+    raise ValueError(f"unknown model {source!r}: take XL/2, Latte-XL/2, LatteT2V, one of {names}, or a model folder")
 
 
 def load_vae(path: Path) -> AutoencoderKL:

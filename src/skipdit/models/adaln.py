@@ -7,7 +7,7 @@ from diffusers import ModelMixin  # noqa: F401  (diffusers looks this name up in
 from torch import Tensor, nn
 
 from skipdit.models.base import LongSkipModel
-from skipdit.models.checks import check_at_least_one, check_image, check_skips, check_width
+from skipdit.models.checks import check_at_least_one, check_image, check_prediction_type, check_skips, check_width
 from skipdit.nn.blocks import DiTBlock, FinalLayer
 from skipdit.nn.embeddings import LabelEmbedder, PatchEmbed, TimestepEmbedder, sincos_2d
 from skipdit.nn.skips import SkipLinear, SkipNorm
@@ -45,6 +45,7 @@ class AdaLNTransformer(LongSkipModel):
         """Make every module that `config` names; raise ValueError where a setting is out of its bounds."""
         config = self.config
         check_skips(depth=config.depth, num_skips=config.num_skips, fuse=config.fuse)
+        check_prediction_type(config.prediction_type)
         check_width(hidden_size=config.hidden_size, num_heads=config.num_heads)
         size = config.sample_size
         height, width = (size, size) if isinstance(size, int) else size

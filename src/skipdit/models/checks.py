@@ -11,6 +11,14 @@ def check_skips(*, depth: int, num_skips: int, fuse: str) -> None:
         raise ValueError(f"fuse is {fuse!r}: take one of {', '.join(FUSES)}")
 
 
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")  # diffusers' names
+
+
+def check_prediction_type(prediction_type: str) -> None:
+    if prediction_type not in PREDICTION_TYPES:
+        raise ValueError(f"prediction_type is {prediction_type!r}: take one of {', '.join(PREDICTION_TYPES)}")
+
+
 def check_width(*, hidden_size: int, num_heads: int) -> None:
     check_at_least_one(num_heads=num_heads)
     if hidden_size % num_heads or hidden_size % 4:

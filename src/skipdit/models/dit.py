@@ -36,6 +36,8 @@ class DiT(AdaLNTransformer):
         class_dropout_prob: with which probability training replaces a label by the null class (the training loop
             does it, so that the model stays a function); 0 leaves the null class, and so guidance, out.
         out_channels: 2 * in_channels with a learned variance (the default), in_channels without.
+        prediction_type: what the first in_channels of the output are, "epsilon" (published), "sample" or
+            "v_prediction"; schedulers are told the same.
 
     Raises:
         ValueError: when a setting is out of its bounds.
@@ -57,6 +59,7 @@ class DiT(AdaLNTransformer):
         class_dropout_prob: float = 0.1,
         num_skips: int = 0,
         fuse: str = "replace",
+        prediction_type: str = "epsilon",
     ):
         super().__init__()
         check_at_least_one(num_classes=num_classes)

@@ -23,7 +23,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from skipdit.models.base import LongSkipModel
-from skipdit.models.checks import check_at_least_one, check_frames, check_image, check_skips
+from skipdit.models.checks import check_at_least_one, check_frames, check_image, check_prediction_type, check_skips
 from skipdit.nn.blocks import NORM_EPS, modulate
 from skipdit.nn.embeddings import sincos_1d, unpatchify
 from skipdit.nn.skips import SkipLinear, SkipNorm
@@ -59,7 +59,7 @@ class LatteT2V(LongSkipModel):
         sample_size: height and width of a latent frame; other sizes are taken at `forward` too.
         video_length: frames of the temporal positions; shorter clips are taken at `forward` too.
         caption_channels: width of the text encoder's token states.
-        num_skips, fuse: as in `DiT`.
+        num_skips, fuse, prediction_type: as in `DiT`.
         The others as in diffusers' `LatteTransformer3DModel`; the defaults are the published model's.
 
     Raises:
@@ -93,9 +93,11 @@ class LatteT2V(LongSkipModel):
         video_length: int = 16,
         num_skips: int = 0,
         fuse: str = "replace",
+        prediction_type: str = "epsilon",
     ):
         super().__init__()
         check_skips(depth=num_layers, num_skips=num_skips, fuse=fuse)
+        check_prediction_type(prediction_type)
         check_at_least_one(
             num_attention_heads=num_attention_heads, attention_head_dim=attention_head_dim, in_channels=in_channels,
             sample_size=sample_size, patch_size=patch_size, caption_channels=caption_channels,

@@ -167,6 +167,9 @@ class ClassConditionalPipeline(DiffusionPipeline):
         if isinstance(generator, list) and len(generator) != count:
             given = f"{len(generator)} generators for {count} {self.unit}s"
             raise ValueError(f"{given}: give one, or one for each {self.unit}")
+        said, read = self.transformer.config.prediction_type, self.scheduler.config.get("prediction_type", "epsilon")
+        if said != read:
+            raise ValueError(f"prediction_type is {said!r} in the model and {read!r} in the scheduler: make them agree")
         if num_inference_steps < 1:
             raise ValueError(f"num_inference_steps is {num_inference_steps}: it must be at least 1")
 

@@ -26,12 +26,26 @@ class DDIM(DDIMScheduler):
         levels = torch.cat([self.alphas_cumprod[listed], self.final_alpha_cumprod.reshape(1)])
         self.levels = levels.tolist()
 
-    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor) -> DDIMSchedulerOutput:
-        """One step from the predicted noise, all [B, C, ...]; steps are taken in the order of `timesteps`."""
+    def step(
+        self, model_output: Tensor, timestep: Tensor, sample: Tensor, return_dict: bool = True
+    ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
+        """One step from what the model predicts, all [B, C, ...]; steps are taken in the order of `timesteps`."""
         alpha_bar, alpha_bar_next = self.levels[self.taken : self.taken + 2]
         self.taken += 1
-        x_0 = (sample - (1 - alpha_bar) ** 0.5 * model_output) / alpha_bar**0.5
-        return DDIMSchedulerOutput(alpha_bar_next**0.5 * x_0 + (1 - alpha_bar_next) ** 0.5 * model_output, x_0)
+        x_0, eps = self.told(model_output, sample, alpha_bar**0.5, (1 - alpha_bar) ** 0.5)
+        x_next = alpha_bar_next**0.5 * x_0 + (1 - alpha_bar_next) ** 0.5 * eps
+        return DDIMSchedulerOutput(x_next, x_0) if return_dict else (x_next, x_0)
+
+    def told(self, output: Tensor, x_t: Tensor, a: float, s: float) -> tuple[Tensor, Tensor]:
+        """x_0 and eps of x_t = a x_0 + s eps, from a model output (skipdit.diffusion.prediction)."""
+        match self.config.prediction_type:
+            case "epsilon":
+                return (x_t - s * output) / a, output
+            case "sample":
+                return output, (x_t - a * output) / s
+            case "v_prediction":
+                return a * x_t - s * output, s * x_t + a * output
+        raise ValueError(f"prediction_type is {self.config.prediction_type!r}: take epsilon, sample or v_prediction")
 
 
 LINEAR_BETAS = {
@@ -44,6 +58,8 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     # The published sampler: 250 steps from 999 to 0, ancestral noise.
     "ddpm": ("DDPMScheduler", {"clip_sample": False, "timestep_spacing": "linspace"}),
     "ddim": ("DDIM", {"clip_sample": False}),
+    # The published sampler of text-to-video: 50 steps from 980 to 0.
+    "ddim-leading": ("DDIMScheduler", {"clip_sample": False, "timestep_spacing": "leading"}),
     "dpm++": ("DPMSolverMultistepScheduler", {"timestep_spacing": "trailing"}),
     "dpm++-sde": ("DPMSolverMultistepScheduler", {"timestep_spacing": "trailing", "algorithm_type": "sde-dpmsolver++"}),
     "unipc": ("UniPCMultistepScheduler", {"timestep_spacing": "trailing"}),
@@ -53,14 +69,19 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def make_scheduler(name: str, *, learned_variance: bool = False) -> SchedulerMixin:
-    """A scheduler by name; with `learned_variance`, ddpm uses the model's variance. ValueError lists the names."""
+def make_scheduler(
+    name: str, *, learned_variance: bool = False, prediction_type: str = "epsilon"
+) -> SchedulerMixin:
+    """A scheduler by name, for a model that predicts `prediction_type`; ValueError lists the names.
+
+    With `learned_variance`, ddpm uses the model's variance.
+    """
     if name not in SCHEDULERS:
         raise ValueError(f"unknown scheduler {name!r}: take one of {', '.join(SCHEDULERS)}")
     class_name, settings = SCHEDULERS[name]
     variance = {"variance_type": "learned_range" if learned_variance else "fixed_small"} if name == "ddpm" else {}
     kind = DDIM if class_name == "DDIM" else getattr(diffusers, class_name)
-    return kind(**LINEAR_BETAS, **settings, **variance)
+    return kind(**LINEAR_BETAS, **settings, **variance, prediction_type=prediction_type)
 
 
 def set_timesteps(scheduler: SchedulerMixin, steps: int, *, device: torch.device | str = "cpu") -> list[float]:

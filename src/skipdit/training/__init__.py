@@ -1,7 +1,15 @@
 """Training: the loop, EMA, checkpoints that resume bit-exactly, previews."""
 
 from skipdit.training.checkpoint import checkpointed_step
-from skipdit.training.config import Architecture, TrainConfig
+from skipdit.training.config import Architecture, LatteArchitecture, LatteT2VArchitecture, TrainConfig
 from skipdit.training.loop import Report, train
 
-__all__ = ["Architecture", "Report", "TrainConfig", "checkpointed_step", "train"]
+__all__ = [
+    "Architecture",
+    "LatteArchitecture",
+    "LatteT2VArchitecture",
+    "Report",
+    "TrainConfig",
+    "checkpointed_step",
+    "train",
+]

@@ -25,6 +25,8 @@ class Architecture:
     num_skips: int = 0
     """long skips, 0 to depth // 2"""
     fuse: Literal["replace", "residual"] = "replace"
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    """what the model says: the noise (published), the clean sample, or their mixture v"""
 
     def build(self) -> DiT:
         return DiT(**asdict(self))
@@ -73,6 +75,7 @@ class LatteT2VArchitecture:
     num_skips: int = 0
     """long skips, 0 to num_layers // 2"""
     fuse: Literal["replace", "residual"] = "replace"
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
 
     def build(self) -> LatteT2V:
         settings = {name: value for name, value in asdict(self).items() if name != "caption_dropout_prob"}

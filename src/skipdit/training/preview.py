@@ -23,5 +23,6 @@ def preview(model: LongSkipModel, dataset: Dataset, *, num_steps: int, seed: int
 
     schedule = NoiseSchedule.linear()
     x_t = noise.movedim(channels, 1)
-    *_, x_0 = ddim(denoise, x_t, timesteps=respace(len(schedule), num_steps), schedule=schedule)
+    timesteps, said = respace(len(schedule), num_steps), model.config.prediction_type
+    *_, x_0 = ddim(denoise, x_t, timesteps=timesteps, schedule=schedule, prediction=said)
     return (x_0.movedim(1, channels) / 2 + 0.5).clamp(0, 1)

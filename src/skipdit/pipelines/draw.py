@@ -1,0 +1,164 @@
+"""One way to ask any pipeline: subjects (class ids or prompts) and noise in, pictures or clips out.
+
+    subjects [B], generators [B]  ->  pictures [B, C, H, W] or clips [B, F, C, H, W] in [0, 1]
+
+A sample is a function of its subject, its noise and the settings, whatever else is in the batch. diffusers' text
+pipelines pad prompts to the longest of a batch and attend to the padding; so each prompt has a call of its own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+from itertools import groupby
+
+import torch
+from diffusers import DiffusionPipeline, LattePipeline
+from torch import Tensor
+
+from skipdit.pipelines.class_conditional import Channels, ClassConditionalPipeline
+from skipdit.pipelines.class_to_image import ClassToImagePipeline
+from skipdit.pipelines.class_to_video import ClassToVideoPipeline
+
+OnCall = Callable[[], None] | None
+Subjects = Sequence[int] | Sequence[str] | Sequence[None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all samples of a run share; None is the model's own. Each pipeline takes what it has a use for."""
+
+    steps: int = 50
+    guidance_scale: float = 1.5
+    guidance_channels: Channels = "all"
+    height: int | None = None
+    width: int | None = None
+    num_frames: int | None = None
+    negative_prompt: str = ""
+    decode_chunk_size: int = 14
+
+
+@singledispatch
+def draw(
+    pipeline: DiffusionPipeline,
+    subjects: Subjects,
+    generators: Sequence[torch.Generator],
+    settings: Settings,
+    on_step: OnCall = None,
+) -> Tensor:
+    """Samples in [0, 1] on the CPU, [B, C, H, W] or [B, F, C, H, W]; `on_step` is called after each step of a call.
+
+    Subjects are class ids, prompts, or None each for a model that is told nothing.
+    Raises: ValueError for what the pipeline refuses, or a pipeline that is none of ours.
+    """
+    raise ValueError(f"{type(pipeline).__name__} is no pipeline that this draws with: call it yourself")
+
+
+@draw.register
+def draw_images(pipeline: ClassToImagePipeline, subjects, generators, settings, on_step=None) -> Tensor:
+    return pipeline(list(subjects), **shared(settings, generators, on_step)).images.cpu()
+
+
+@draw.register
+def draw_videos(pipeline: ClassToVideoPipeline, subjects, generators, settings, on_step=None) -> Tensor:
+    told = {"num_videos": len(subjects)} if subjects[0] is None else {"class_labels": list(subjects)}
+    return pipeline(
+        **told, **shared(settings, generators, on_step), num_frames=settings.num_frames,
+        decode_chunk_size=settings.decode_chunk_size,
+    ).frames.cpu()  # fmt: skip
+
+
+def shared(settings: Settings, generators, on_step) -> dict:
+    """The arguments of pipelines of classes."""
+    return {
+        "guidance_scale": settings.guidance_scale,
+        "guidance_channels": settings.guidance_channels,
+        "num_inference_steps": settings.steps,
+        "height": settings.height,
+        "width": settings.width,
+        "generator": list(generators),
+        "output_type": "pt",
+        "on_step": on_step and (lambda state: on_step()),
+    }
+
+
+@draw.register
+def draw_texts(pipeline: LattePipeline, subjects, generators, settings, on_step=None) -> Tensor:
+    clips = []
+    for prompt, group in groupby(zip(subjects, generators, strict=True), key=lambda pair: pair[0]):
+        noise = [generator for _, generator in group]
+        clips.append(draw_text(pipeline, prompt, noise, settings, on_step))
+    return torch.cat(clips)
+
+
+@torch.no_grad()
+def draw_text(
+    pipeline: LattePipeline, prompt: str, noise: list[torch.Generator], settings: Settings, on_step: OnCall
+) -> Tensor:
+    """Clips [B, F, C, H, W] of one prompt, each from noise of its own."""
+    guides = settings.guidance_scale > 1
+    text, negative = pipeline.encode_prompt(prompt, guides, negative_prompt=settings.negative_prompt)
+    config, scale = pipeline.transformer.config, pipeline.vae_scale_factor
+    return pipeline(
+        prompt_embeds=text.repeat(len(noise), 1, 1),
+        negative_prompt_embeds=negative.repeat(len(noise), 1, 1) if guides else None,
+        negative_prompt=None,
+        guidance_scale=settings.guidance_scale,
+        num_inference_steps=settings.steps,
+        video_length=settings.num_frames or config.video_length,
+        height=settings.height or config.sample_size * scale,
+        width=settings.width or config.sample_size * scale,
+        generator=noise,
+        decode_chunk_size=settings.decode_chunk_size,
+        output_type="pt",
+        callback_on_step_end=on_step and told_of_steps(on_step),
+    ).frames.cpu()  # fmt: skip
+
+
+def told_of_steps(on_step: Callable[[], None]) -> Callable:
+    """A callback as diffusers' pipelines take it."""
+
+    def callback(pipeline: DiffusionPipeline, step: int, timestep: Tensor, tensors: dict) -> dict:
+        on_step()
+        return tensors
+
+    return callback
+
+
+@singledispatch
+def check(pipeline: DiffusionPipeline, subjects: Subjects, settings: Settings) -> None:
+    """Raise ValueError, before anything is drawn, for what `draw` would refuse."""
+
+
+@check.register
+def check_classes(pipeline: ClassConditionalPipeline, subjects, settings) -> None:
+    if subjects[0] is not None:
+        pipeline.check_labels(list(subjects))
+    pipeline.check_guidance(settings.guidance_scale, settings.guidance_channels)
+    pipeline.check_output("pt")
+    pipeline.latent_size(settings.height, settings.width)
+
+
+def subjects_for(
+    pipeline: DiffusionPipeline, *, classes: Sequence[int], prompts: Sequence[str], number: int | None
+) -> Subjects:
+    """As many subjects as asked for, those named in turn: all classes where a model has some and none is named.
+
+    Raises: ValueError for prompts that a model of classes cannot read, and the other way round.
+    """
+    num_classes = pipeline.transformer.config.get("num_classes")  # None: a model of text
+    if prompts and num_classes is not None:
+        raise ValueError(f"prompts are given ({len(prompts)}) to a model of {num_classes} classes: give class ids")
+    if classes and not num_classes:
+        raise ValueError(f"classes are {list(classes)}, but this model has none: leave them out")
+    if num_classes is None and not prompts:
+        raise ValueError("prompts are missing for a model of text: give at least one")
+    named = prompts or classes or range(num_classes) or (None,)
+    return tuple(named[index % len(named)] for index in range(len(named) if number is None else number))
+
+
+def text_tokens(pipeline: DiffusionPipeline, prompts: Subjects) -> int | None:
+    """Tokens of a prompt as the model sees them, the mean over prompts; None where there is no text."""
+    if getattr(pipeline, "tokenizer", None) is None:
+        return None
+    lengths = [len(ids) for ids in pipeline.tokenizer(list(prompts)).input_ids]
+    return round(sum(lengths) / len(lengths))
