@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from skipdit.files import RESERVED_CHARACTERS, RESERVED_NAMES, safe_name
+from skipdit.files import RESERVED_CHARACTERS, RESERVED_NAMES, distinct_names, safe_name, write_text
 
 ANY = st.characters()  # lone surrogates too, as a command line may hold them
 TRICKY = "aA .-_/\\:0bé\u0301\u0131ß日\n"
@@ -29,7 +29,17 @@ def as_file_systems_compare(name):
 
 
 @pytest.mark.parametrize(
-    "text", ["a dog runs", "a dog, running; 2.5 times (fast)", "über den wolken", "狗在跑", "-", "x" * 200]
+    "text",
+    [
+        "a dog runs",
+        "A Dog, running; 2.5 times (FAST)",
+        "Über den Wolken",
+        "狗在跑",
+        "-",
+        "x" * 200,
+        "Straße",
+        "Console",
+    ],
 )
 def test_text_that_is_a_name_is_its_own(text):
     assert safe_name(text) == text
@@ -41,7 +51,7 @@ def test_text_that_is_a_name_is_its_own(text):
         ("A dog runs.", "A dog runs"), ("a/b\\c:d", "a_b_c_d"), ("../../etc/passwd", "_.._etc_passwd"),
         ("..", "untitled"), ("", "untitled"), (" . ", "untitled"), ("what?\n", "what__"), ("cafe\u0301", "café"),
         ("con", "_con"), ("Con.tar.gz", "_Con.tar.gz"), ("nul .x", "_nul .x"), ("com¹", "_com¹"),
-        ("Console", "Console"), ("\ud800", "_"), ("a\u2028b", "a_b"), ("\u202egpj.exe", "_gpj.exe"),
+        ("\ud800", "_"), ("a\u2028b", "a_b"), ("\u202egpj.exe", "_gpj.exe"),
         ("狗" * 67, "狗" * 62), ("x" * 201, "x" * 187),
     ],
 )  # fmt: skip
@@ -49,23 +59,62 @@ def test_other_text_has_a_likeness_and_a_hash(text, likeness):
     assert re.fullmatch(f"{re.escape(likeness)}-[0-9a-f]{{12}}", safe_name(text))
 
 
+HASH_LIKE = ("x-0123456789ab", "x-0123456789AB", "x-0123456789\ufb00")  # the last ends in one character, a ligature ff
+
+
 @often
 @given(TEXTS, TEXTS)
 @example("\ud800", "\ud801")
 def test_different_texts_have_different_names(first, second):
     if first != second:
-        assert not as_file_systems_compare(safe_name(first)) & as_file_systems_compare(safe_name(second))
+        assert safe_name(first) != safe_name(second)
 
 
 @often
 @given(TEXTS, ALTERED)
 @example("a dog runs!", safe_name)
+@example("A", str.lower)
 @example("i", lambda text: "\u0131")
 @example("ss", lambda text: "ß")
 @example("k", lambda text: "\u212a")
-def test_so_have_texts_that_are_nearly_the_same(text, alter):
+def test_distinct_names_differ_also_where_case_does_not_count(text, alter):
     if alter(text) != text:
-        assert not as_file_systems_compare(safe_name(text)) & as_file_systems_compare(safe_name(alter(text)))
+        first, second = distinct_names([text, alter(text)])
+        assert not as_file_systems_compare(first) & as_file_systems_compare(second)
+
+
+@often
+@given(st.lists(st.text(TRICKY, max_size=4), max_size=12))
+@example(["a", "A", "a", safe_name("?"), "?"])
+def test_so_do_the_names_of_a_list(texts):
+    names = distinct_names(texts)
+    compared = {text: as_file_systems_compare(name) for text, name in zip(texts, names, strict=True)}
+    assert not [(a, b) for a in compared for b in compared if a != b and compared[a] & compared[b]]
+    assert all(names[texts.index(text)] == name for text, name in zip(texts, names, strict=True)), "equal texts"
+
+
+@often
+@given(st.lists(st.text(TRICKY, max_size=4), max_size=12), st.integers(0, 12))
+def test_more_texts_at_the_end_change_no_name_before_them(texts, first):
+    assert distinct_names(texts)[:first] == distinct_names(texts[:first])
+
+
+@given(st.lists(TEXTS, max_size=6))
+def test_a_name_is_the_safe_one_but_for_the_later_of_a_pair(texts):
+    folded = [frozenset(as_file_systems_compare(text)) for text in texts]
+    for index, (text, name) in enumerate(zip(texts, distinct_names(texts), strict=True)):
+        assert name == safe_name(text) or any(folded[index] & earlier for earlier in folded[:index])
+
+
+def test_of_two_texts_that_differ_in_case_the_later_has_a_hash():
+    first, second, again = distinct_names(["a Dog", "A dog", "a Dog"])
+    assert first == again == "a Dog"
+    assert re.fullmatch("A dog-[0-9a-f]{12}", second)
+
+
+@pytest.mark.parametrize("text", HASH_LIKE)
+def test_text_that_looks_like_a_name_with_a_hash_gets_one(text):
+    assert safe_name(text) != text
 
 
 @often
@@ -103,3 +152,8 @@ def test_a_name_is_the_same_whenever_it_is_asked_for(text, at_most):
 def test_a_name_too_short_for_a_hash_is_refused():
     with pytest.raises(ValueError, match="at_most is 31; it must be at least 32 bytes"):
         safe_name("a", at_most=31)
+
+
+def test_text_is_written_in_utf_8(tmp_path):
+    write_text(tmp_path / "text", "狗\r\n")
+    assert (tmp_path / "text").read_bytes() == "狗\r\n".encode()

@@ -3,7 +3,7 @@
 import re
 import shutil
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -18,10 +18,10 @@ RESERVED_NAMES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write aside in the same folder, then rename over `path`; an OSError leaves what was there before."""
+    """Write UTF-8 aside in the same folder, then rename over `path`; an OSError leaves what was there before."""
     aside = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        aside.write_text(text, newline="")
+        aside.write_text(text, encoding="utf-8", newline="")
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
@@ -50,20 +50,36 @@ def whole_folder(path: Path) -> Iterator[Path]:
 def safe_name(text: str, *, at_most: int = 200) -> str:
     """A file name for any text, such as a prompt: the text itself where that is a name, else a likeness and a hash.
 
-    Different texts have different names, also where file systems ignore case, as those of Windows and macOS do: "a" is
-    its own name, "A" keeps its capital and gets a hash. So does text that ends as a name with a hash does, which is why
-    only names without one are their own names. The likeness has "_" for what no name may hold, such as "/", and is in
-    Unicode's composed form (NFC). Append a suffix as text: `Path.with_suffix` would replace what follows a dot.
+    Different texts have different names, but where file systems ignore case, as those of Windows and macOS do:
+    `distinct_names` minds that too. Text that ends as a name with a hash does gets a hash, which is why only names
+    without one are their own names. The likeness has "_" for what no name may hold, such as "/", and is in Unicode's
+    composed form (NFC). Append a suffix as text: `Path.with_suffix` would replace what follows a dot.
     Units: at_most in bytes of UTF-8, as file systems count; 200 of their 255 leave room for a suffix and a name aside.
     Raises: ValueError for at_most below 32.
     """
     if at_most < SHORTEST_NAME:
         raise ValueError(f"at_most is {at_most}; it must be at least {SHORTEST_NAME} bytes, for the hash and a word.")
-    likeness = _likeness(text)
-    if likeness == text == _folded(text) and len(text.encode()) <= at_most and not HASHED.fullmatch(text):
-        return text
+    is_name = _likeness(text) == text and len(text.encode()) <= at_most and not HASHED.fullmatch(_folded(text))
+    return text if is_name else _hashed(text, at_most)
+
+
+def distinct_names(texts: Sequence[str], *, at_most: int = 200) -> list[str]:
+    """`safe_name` of each text, with a hash for those that differ from an earlier one in nothing but case.
+
+    Equal texts have equal names, and more texts at the end change no name before them.
+    """
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for text in dict.fromkeys(texts):
+        name = safe_name(text, at_most=at_most)
+        names[text] = _hashed(text, at_most) if _folded(name) in taken else name
+        taken.add(_folded(names[text]))
+    return [names[text] for text in texts]
+
+
+def _hashed(text: str, at_most: int) -> str:
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
-    beginning = likeness.encode()[: at_most - len(digest) - 1].decode(errors="ignore")  # of whole characters
+    beginning = _likeness(text).encode()[: at_most - len(digest) - 1].decode(errors="ignore")  # of whole characters
     return f"{beginning}-{digest}"
 
 

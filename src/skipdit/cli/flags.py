@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from torch import nn
+
     from skipdit.caching import SkipCacheConfig
-    from skipdit.pipelines import ClassToImagePipeline
 
 T = TypeVar("T")
+Offload = Literal["none", "model", "group"]
+
+
+def left_out(metavar: str, default: str = "", **more: Any) -> Any:
+    """How help shows a flag that may be left out: what it takes, and its default in words or not at all."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=default, **more)
 
 
 @dataclass(frozen=True)
 class Cache:
-    """Skip-Cache; off while none of these is given."""
+    """Skip-Cache; off while none of these is given. --cache N2-700-50 is short for --cache.published N2-700-50."""
 
-    preset: str | None = None
-    """a published setting by its task (class-to-image), which the other flags change"""
-    interval: int | None = None
+    preset: Annotated[str | None, left_out("TASK")] = None
+    """a published setting, which other flags change: class-to-image, class-to-video or text-to-video"""
+    published: Annotated[str | None, left_out("N-START-STOP")] = None
+    """the published spelling, which other flags change: N2-700-50 is interval 2 and window 50 700"""
+    interval: Annotated[int | None, left_out("N", "(default: 2)")] = None
     """compute the trunk every N-th step"""
-    branch: int | None = None
-    """fresh layers on each side, 0 to half the depth (1)"""
-    window: tuple[float, float] | None = None
-    """LO HI in timesteps: steps with t >= HI compute, as do all after the first t <= LO"""
-    steps: str | None = None
+    branch: Annotated[int | None, left_out("K", "(default: 1)")] = None
+    """fresh layers on each side, 0 to half the depth"""
+    window: Annotated[tuple[float, float] | None, left_out("LO HI")] = None
+    """in timesteps: steps with t >= HI compute, as do all after the first t <= LO"""
+    steps: Annotated[str | None, left_out("I,J,...")] = None
     """the steps that compute, as 0,1,5,10; instead of interval and window"""
-    forecast: str | None = None
+    forecast: Annotated[str | None, left_out("NAME", "(default: hold)")] = None
     """what stands in for the trunk: hold, residual, taylor or module:attribute"""
-    order: int | None = None
-    """of the Taylor forecast, 1 or 2"""
+    order: Annotated[int | None, left_out("{1,2}", "(default: 1)")] = None
+    """of the Taylor forecast"""
 
     def config(self) -> SkipCacheConfig | None:
         """The settings as a config, or None where no flag was given."""
@@ -41,9 +52,13 @@ class Cache:
         given = {name: value for name, value in asdict(self).items() if value is not None}
         if "steps" in given:
             given["steps"] = step_list(given["steps"])
-        preset = given.pop("preset", None)
+        preset, published = given.pop("preset", None), given.pop("published", None)
+        if preset is not None and published is not None:
+            raise ValueError(f"preset is {preset!r} beside published {published!r}: give one of them")
         if preset is not None:
             return SkipCacheConfig.preset(preset, **given)
+        if published is not None:
+            return SkipCacheConfig.published(published, **given)
         return SkipCacheConfig(**given) if given else None
 
 
@@ -72,19 +87,64 @@ def check_seed(seed: int) -> None:
         raise ValueError(f"seed is {seed}: it must be at least 0")
 
 
-def place(pipeline: ClassToImagePipeline, *, device: str, dtype: str) -> None:
-    """Move a pipeline's modules to a device and dtype, where they differ; ValueError for a device that is not there."""
+def place(pipeline: DiffusionPipeline, *, device: str, dtype: str, offload: Offload = "none") -> None:
+    """Give a pipeline's modules a dtype and a device, where they differ, or have them come to the device when needed.
+
+    Offloading keeps them in the CPU's memory: each as a whole ("model") or layer by layer ("group").
+    Raises: ValueError for a device that is not there, or that spares no other by offloading.
+    """
+    import torch
+
+    check_device(device)
+    if offload != "none" and torch.device(device).type == "cpu":
+        raise ValueError(f"offload is {offload!r} on device {device!r}: give --device an accelerator")
+    for module in modules(pipeline):
+        # Not its own `to`, which warns of every dtype, whether it casts or not (diffusers 0.42).
+        torch.nn.Module.to(module, device if offload == "none" else "cpu", getattr(torch, dtype))
+    if offload != "none":
+        bring_when_needed(pipeline, torch.device(device), offload)
+
+
+def modules(pipeline: DiffusionPipeline) -> list[nn.Module]:
+    """Those of a pipeline that has them: transformer, vae, text_encoder."""
+    from torch import nn
+
+    return [component for component in pipeline.components.values() if isinstance(component, nn.Module)]
+
+
+def check_device(device: str) -> None:
     import torch
 
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device is {device!r}: not to be had here ({str(error).splitlines()[0]}); take cpu") from None
-    for module in filter(None, (pipeline.transformer, pipeline.vae)):
-        # Not its own `to`, which warns of every dtype, whether it casts or not (diffusers 0.42).
-        torch.nn.Module.to(module, device, getattr(torch, dtype))
+
+
+def bring_when_needed(pipeline: DiffusionPipeline, device: Any, offload: Offload) -> None:
+    if offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    else:
+        pipeline.enable_group_offload(device, offload_type="leaf_level")
+
+
+def spare_memory(pipeline: DiffusionPipeline, *, slicing: bool, tiling: bool) -> None:
+    """Have the VAE decode frame by frame, or in tiles; ValueError where there is none, or one that cannot."""
+    for way in ["slicing"] * slicing + ["tiling"] * tiling:
+        try:
+            getattr(pipeline.vae, f"enable_{way}")()
+        except (AttributeError, NotImplementedError):  # how diffusers' VAEs say that they cannot
+            kind = "no vae" if pipeline.vae is None else f"{type(pipeline.vae).__name__} for a vae, without {way}"
+            raise ValueError(f"vae_{way} is on, but this model has {kind}: leave it out") from None
 
 
 def parse(kind: type[T], verb: str, arguments: Sequence[str]) -> T:
     """The arguments of a verb as its dataclass; prints help or a usage error and exits as asked."""
+    if "cache" in {field.name for field in fields(kind)}:
+        arguments = [spelled_out(argument) for argument in arguments]
     return tyro.cli(kind, prog=f"skipdit {verb}", args=arguments)
+
+
+def spelled_out(argument: str) -> str:
+    """The flag `--cache`, with or without its value behind "=", as --cache.published."""
+    return re.sub(r"^--cache(?==|$)", "--cache.published", argument)

@@ -1,51 +1,91 @@
-"""`skipdit sample MODEL`: images of classes, as a grid, single files or the .npz of the ADM evaluator."""
+"""`skipdit sample MODEL`: images of classes, videos of classes or of text, as single files or one of all."""
 
-import json
-import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from skipdit.cli.flags import Cache, check_positive, check_seed, guided_channels, parse, place
-from skipdit.files import write_text
+from skipdit.cli.flags import Cache, Offload, check_positive, check_seed, left_out, parse, place, spare_memory
 
 if TYPE_CHECKING:
-    from skipdit.caching import Plan, SkipCacheConfig
-    from skipdit.pipelines import ClassToImagePipeline
+    from diffusers import DiffusionPipeline
 
-GRID_COLUMNS = 10
+    from skipdit.caching import Plan, SkipCacheConfig
+    from skipdit.cli.outputs import Output
+    from skipdit.cli.wanted import Wanted
+    from skipdit.pipelines.draw import Settings
+
+Format = Literal["mp4", "mkv", "webp", "gif", "frames"]
+COUNTS = ("steps", "batch_size", "num_images", "num_per_prompt", "frames", "decode_chunk_size")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Draw images. An interrupted run goes on with the same command; no image is drawn twice or left out."""
+    """Draw images or videos. An interrupted run goes on with the same command: nothing is drawn twice or left out.
+
+    A model of classes takes --classes, one of text --prompt or --prompts-file; a flag of no use to it is an error.
+    """
 
     model: tyro.conf.Positional[str]
-    """fashion-skip, fashion-dit, a model or pipeline folder, or a checkpoint file"""
+    """fashion-skip, moving-digits-skip, captioned-digits-skip, ..., a model or pipeline folder, or a checkpoint file"""
     out: Path = Path("out/samples.png")
-    """a .png (one grid), an .npz (uint8 NHWC under arr_0, for the ADM evaluator) or a folder (single PNGs)"""
-    classes: tuple[int, ...] = ()
-    """class ids, repeated until there are enough images; all classes where none is named"""
-    num_images: int | None = None
-    """how many; one for each class where it is left out"""
+    """a folder: single files;
+    .png: a grid of images, or a sheet with a row for each video;
+    .mp4, .mkv, .webp, .gif: the video, or a grid of all, playing together;
+    .npz: images as uint8 [N, H, W, 3] under arr_0, for the ADM evaluator"""
+    classes: Annotated[tuple[int, ...], left_out("ID [ID ...]", "(default: all)")] = ()
+    """class ids, repeated until there are enough samples"""
+    num_images: Annotated[int | None, left_out("N", "(default: one for each class)", aliases=("--num-samples",))] = None
+    """how many images, or videos, of classes"""
+    prompt: Annotated[tuple[str, ...], left_out("TEXT [TEXT ...]")] = ()
+    """what to draw, for a model of text"""
+    prompts_file: Annotated[Path | None, left_out("FILE")] = None
+    """.txt: a prompt a line, but for blank lines and those that begin with #;
+    .csv: the column `caption`"""
+    negative_prompt: Annotated[str | None, left_out("TEXT")] = None
+    """what to keep away from; LattePipeline cuts it to as many tokens as the prompt has"""
+    num_per_prompt: Annotated[int | None, left_out("K", "(default: 1, in the layout of VBench 5)")] = None
+    """videos of each prompt"""
+    layout: Annotated[Literal["plain", "vbench"] | None, left_out("{plain,vbench}", "(default: plain)")] = None
+    """names in a folder: 000003-PROMPT.mp4, or PROMPT-0.mp4 to PROMPT-4.mp4 with repeated prompts once"""
     seed: int = 0
-    """image i starts from noise of (seed, i), whatever the batch"""
+    """sample i of classes starts from noise of (seed, i), copy k of prompt p from (seed, p, k), whatever the batch"""
     steps: int = 50
     scheduler: str = "ddpm"
-    """ddpm, ddim, dpm++, dpm++-sde, unipc, euler, euler-a, heun"""
-    guidance_scale: float = 1.5
-    """classifier-free guidance, off at 1"""
+    """ddpm, ddim, ddim-leading, dpm++, dpm++-sde, unipc, euler, euler-a, heun"""
+    guidance_scale: Annotated[float | None, left_out("SCALE", "(default: 1.5 for images, 4 for videos)")] = None
+    """classifier-free guidance, off at 1; published: 7 for videos of classes, 7.5 of text"""
     guidance_channels: str = "all"
-    """how many noise channels are guided (the published DiT: 3), or all"""
-    vae: str | None = None
-    """folder of an AutoencoderKL, for models of latents"""
+    """how many noise channels are guided (the published DiT: 3); a model of text guides all"""
+    size: Annotated[tuple[int, int] | None, left_out("H W", "(default: the model's)")] = None
+    """height and width in pixels"""
+    frames: Annotated[int | None, left_out("N", "(default: the model's)")] = None
+    """of each video, at most the model's"""
+    fps: Annotated[float | None, left_out("RATE", "(default: 8)")] = None
+    """frames a second of a video file"""
+    format: Annotated[Format | None, left_out("{mp4,mkv,webp,gif,frames}", "(default: mp4)")] = None
+    """of videos in a folder; mkv, webp and frames (a folder of PNGs each) are lossless, mp4 and mkv need PyAV"""
+    vae: Annotated[str | None, left_out("FOLDER")] = None
+    """an autoencoder, for a model of latents"""
+    base: Annotated[str | None, left_out("FOLDER")] = None
+    """a text-to-video pipeline (Latte-1) that lends its text encoder and autoencoder"""
+    decode_chunk_size: Annotated[int | None, left_out("N", "(default: 14)")] = None
+    """frames that the autoencoder decodes at once"""
+    vae_slicing: bool = False
+    """decode frame by frame"""
+    vae_tiling: bool = False
+    """decode large frames in tiles, blended at their seams"""
     batch_size: int = 16
+    """samples at once; those of a batch have one prompt"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "cpu"
+    offload: Offload = "none"
+    """keep models off the accelerator until it needs them, as a whole (model) or layer by layer (group)"""
     compile: bool = False
     """compile head, trunk and tail with torch.compile"""
     cache: Cache = field(default_factory=Cache)
@@ -57,148 +97,124 @@ def command(arguments: Sequence[str]) -> None:
 
 def sample(config: Sample) -> None:
     """Draw what `config` says; prints where it went, the plan and the seconds."""
+    from skipdit.cli.outputs import finish
+    from skipdit.cli.records import open_run
+
+    run = prepared(config)
+    open_run(run.output, run.record)
+    if config.compile:
+        run.pipeline.transformer.compile()
+    if run.cache is not None:
+        run.pipeline.transformer.enable_cache(run.cache)
+    seconds = draw_missing(run)
+    made = finish(run.output, run.samples)
+    print(f"{config.out}: {made}, {config.steps} {config.scheduler} steps in {seconds:.1f} s")
+    if run.cache is not None:
+        print(f"plan {run.plan}: {run.plan.full} full, {run.plan.cached} cached")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is drawn, with what and to where: all of it checked, none of it begun."""
+
+    config: Sample
+    pipeline: "DiffusionPipeline"
+    samples: list["Wanted"]
+    settings: "Settings"
+    output: "Output"
+    cache: "SkipCacheConfig | None"
+    plan: "Plan"
+    prompts: list[str]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The settings as they are resolved, for run.json."""
+        resolved = {
+            "layout": (self.config.layout or "plain") if self.prompts else None,
+            "prompts": self.prompts or None,
+            "format": self.output.suffix,
+            "fps": self.output.fps,
+            "cache": self.cache and self.cache.to_dict(),
+            "plan": str(self.plan),
+        }
+        return asdict(self.config) | asdict(self.settings) | resolved
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What a manifest says of each sample."""
+        config = self.config
+        return {
+            "plan": self.plan, "steps": config.steps, "scheduler": config.scheduler,
+            "guidance_scale": self.settings.guidance_scale,
+        }  # fmt: skip
+
+
+def prepared(config: Sample) -> Run:
+    """Load the model and refuse what it cannot do, before anything is drawn or written."""
+    from skipdit.cli import outputs, tasks, wanted
     from skipdit.evaluation.compare import Way, plan_of
     from skipdit.hub import load_pipeline
 
     check(config)
-    cache = config.cache.config()
-    pipeline = load_pipeline(config.model, scheduler=config.scheduler, vae=config.vae)
-    place(pipeline, device=config.device, dtype=config.dtype)
+    cache, prompts = config.cache.config(), wanted.read_prompts(config)
+    pipeline = load_pipeline(config.model, scheduler=config.scheduler, vae=config.vae, base=config.base)
+    unit = tasks.check_flags(config, pipeline)
+    output = outputs.output_of(config, unit)
+    samples = wanted.samples_of(config, pipeline, prompts, unit=unit)
+    settings = tasks.settings_of(config, pipeline)
+    tasks.check_run(config, pipeline, [sample.subject for sample in samples], settings)
+    outputs.check_output(output, samples)
+    spare_memory(pipeline, slicing=config.vae_slicing, tiling=config.vae_tiling)
+    place(pipeline, device=config.device, dtype=config.dtype, offload=config.offload)
     pipeline.set_progress_bar_config(disable=True)
-    labels = pipeline.check_labels(wanted_labels(config, pipeline.transformer.config.num_classes))
-    pipeline.check_guidance(config.guidance_scale, guided_channels(config.guidance_channels))
-    pipeline.check_output("pil")
-    planned = plan_of(pipeline, Way(config.steps, cache))
-    folder = open_run(config, cache, planned)
-    if config.compile:
-        pipeline.transformer.compile()
-    if cache is not None:
-        pipeline.transformer.enable_cache(cache)
-    seconds = draw_missing(pipeline, labels, folder, config, calls=len(planned))
-    size = finish(folder, config.out, len(labels))
-    print(f"{config.out}: {size}, {config.steps} {config.scheduler} steps in {seconds:.1f} s")
-    if cache is not None:
-        print(f"plan {planned}: {planned.full} full, {planned.cached} cached")
+    return Run(config, pipeline, samples, settings, output, cache, plan_of(pipeline, Way(config.steps, cache)), prompts)
 
 
 def check(config: Sample) -> None:
-    check_positive(config, "steps", "batch_size", *(["num_images"] if config.num_images is not None else []))
+    check_positive(config, *(name for name in COUNTS if getattr(config, name) is not None))
     check_seed(config.seed)
-    if config.out.suffix not in ("", ".png", ".npz"):
-        raise ValueError(f"out is {str(config.out)!r}: it must end in .png or .npz, or be a folder")
 
 
-def wanted_labels(config: Sample, num_classes: int) -> list[int]:
-    classes = config.classes or tuple(range(num_classes))
-    number = len(classes) if config.num_images is None else config.num_images
-    return [classes[index % len(classes)] for index in range(number)]
-
-
-def open_run(config: Sample, cache: "SkipCacheConfig | None", planned: "Plan") -> Path:
-    """The folder that single images go to, with the run's settings in it; a folder of other images is an error."""
-    folder = config.out if config.out.suffix == "" else config.out.with_suffix(config.out.suffix + ".parts")
-    settings = asdict(config) | {"cache": cache.to_dict() if cache else None, "plan": str(planned)}
-    text = json.dumps(settings, indent=2, default=str) + "\n"
-    record = folder / "run.json"
-    if any(folder.glob("[0-9]*.png")):
-        held = json.loads(record.read_text()) if record.exists() else {}
-        if changed := [name for name, value in json.loads(text).items() if decides(name) and held.get(name) != value]:
-            raise ValueError(
-                f"{folder} holds images of other settings ({', '.join(changed)}): take another --out, or remove it"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    if not record.exists() or record.read_text() != text:
-        write_text(record, text)
-    return folder
-
-
-def decides(setting: str) -> bool:
-    """Whether a setting decides what image i looks like; the others may change between a run and its continuation."""
-    return setting not in ("out", "num_images", "batch_size", "device", "compile")
-
-
-def draw_missing(
-    pipeline: "ClassToImagePipeline", labels: list[int], folder: Path, config: Sample, *, calls: int
-) -> float:
-    """Draw the images that the folder does not hold yet; returns the seconds."""
+def draw_missing(run: Run) -> float:
+    """Draw the samples that are not there yet; returns the seconds."""
     import torch
     from tqdm import tqdm
 
-    missing = [index for index in range(len(labels)) if not image_path(folder, index).exists()]
-    batches = [missing[first : first + config.batch_size] for first in range(0, len(missing), config.batch_size)]
+    missing = [sample for sample in run.samples if not run.output.path(sample).exists()]
+    batches, unit = list(batches_of(missing, run.config.batch_size)), run.output.unit
     begin = time.perf_counter()
     try:
-        with tqdm(total=len(batches) * calls, desc=f"drawing {len(missing)} images", unit="step") as bar:
+        write_manifest(run)
+        with tqdm(total=len(batches) * len(run.plan), desc=f"drawing {len(missing)} {unit}s", unit="step") as bar:
             for batch in batches:
-                draw_batch(pipeline, labels, batch, folder, config, on_step=lambda state: bar.update())
+                draw_batch(run, batch, on_step=bar.update)
+                write_manifest(run)
     except (KeyboardInterrupt, OSError, torch.OutOfMemoryError) as stop:
-        done = sum(image_path(folder, index).exists() for index in range(len(labels)))
-        drawn = f"{done} of {len(labels)} images are in {folder}, and the same command draws the rest"
-        raise type(stop)(f"{str(stop) or 'interrupted'}; {drawn}") from stop
+        with suppress(OSError):
+            write_manifest(run)
+        done = f"{len(run.output.done(run.samples))} of {len(run.samples)} {unit}s are in {run.output.folder}"
+        raise type(stop)(f"{str(stop) or 'interrupted'}; {done}, and the same command draws the rest") from stop
     return time.perf_counter() - begin
 
 
-def draw_batch(
-    pipeline: "ClassToImagePipeline", labels: list[int], batch: list[int], folder: Path, config: Sample, *, on_step: Any
-) -> None:
-    from skipdit.evaluation import save_png
+def write_manifest(run: Run) -> None:
+    from skipdit.cli.records import write_manifest
+
+    write_manifest(run.output, run.samples, run.columns)
+
+
+def batches_of(samples: Sequence["Wanted"], size: int) -> Iterator[list["Wanted"]]:
+    """At most `size` samples each, and of one prompt where there are prompts."""
+    for _, group in groupby(samples, key=lambda sample: sample.subject if isinstance(sample.subject, str) else None):
+        alike = list(group)
+        yield from (alike[first : first + size] for first in range(0, len(alike), size))
+
+
+def draw_batch(run: Run, batch: Sequence["Wanted"], *, on_step: Callable[[], Any]) -> None:
+    from skipdit.pipelines.draw import draw
     from skipdit.randomness import generator
 
-    images = pipeline(
-        [labels[index] for index in batch],
-        guidance_scale=config.guidance_scale,
-        guidance_channels=guided_channels(config.guidance_channels),
-        num_inference_steps=config.steps,
-        generator=[generator(config.seed, index) for index in batch],
-        on_step=on_step,
-    ).images
-    for index, image in zip(batch, images, strict=True):
-        save_png(image, image_path(folder, index))
-
-
-def image_path(folder: Path, index: int) -> Path:
-    return folder / f"{index:06d}.png"
-
-
-def finish(folder: Path, out: Path, number: int) -> str:
-    """Turn the folder of single images into what was asked for; returns what it is, in words."""
-    paths = [image_path(folder, index) for index in range(number)]
-    if out == folder:
-        return f"{number} PNGs"
-    write = write_grid if out.suffix == ".png" else write_npz
-    write(paths, out)
-    write_text(out.with_suffix(".json"), (folder / "run.json").read_text())
-    shutil.rmtree(folder)
-    return f"a grid of {number}" if out.suffix == ".png" else f"arr_0 of {number} images"
-
-
-def write_grid(paths: list[Path], out: Path) -> None:
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    from skipdit.evaluation import grid, save_png
-
-    images = torch.stack([torch.from_numpy(np.atleast_3d(np.array(Image.open(path)))) for path in paths])
-    scale = max(1, 64 // images.shape[1])
-    save_png(grid(images.permute(0, 3, 1, 2) / 255, columns=min(GRID_COLUMNS, len(paths)), scale=scale), out)
-
-
-def write_npz(paths: list[Path], out: Path) -> None:
-    """Stream PNGs into an .npz whose arr_0 is uint8 [N, H, W, 3], grey ones repeated, so that 50,000 need no memory."""
-    import zipfile
-
-    import numpy as np
-    from PIL import Image
-
-    width, height = Image.open(paths[0]).size
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), height, width, 3)}
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        with zipfile.ZipFile(partial, "w") as archive, archive.open("arr_0.npy", "w", force_zip64=True) as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for path in paths:
-                file.write(np.asarray(Image.open(path).convert("RGB")).tobytes())
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    noise = [generator(*sample.key) for sample in batch]
+    drawn = draw(run.pipeline, [sample.subject for sample in batch], noise, run.settings, on_step)
+    for sample, pixels in zip(batch, drawn, strict=True):
+        run.output.write(sample, pixels)

@@ -83,9 +83,10 @@ def text_to_video(model: LatteT2V, noise: SchedulerMixin, *, base: Path | None, 
     if base is not None:
         if not is_pipeline(base):
             raise ValueError(f"base is {str(base)!r}: name the folder of a text pipeline, with model_index.json")
-        return LattePipeline.from_pretrained(
-            base, transformer=model, scheduler=noise, local_files_only=True, **decoder
-        )
+        with warnings_off():  # of classes that are not those in the folder, which is the point
+            return LattePipeline.from_pretrained(
+                base, transformer=model, scheduler=noise, local_files_only=True, **decoder
+            )
     if model.config.caption_channels != MINILM_WIDTH:
         width = model.config.caption_channels
         raise ValueError(f"this model reads text of width {width}: give base, the folder of a pipeline that brings it")

@@ -1,0 +1,79 @@
+"""What lies beside the samples: run.json, by which a run goes on, and the manifest of a folder of videos.
+
+    manifest.csv    file, index, noise, class or prompt, plan, steps, scheduler, guidance_scale
+
+Both are whole or absent, and the manifest names no file that is not there.
+"""
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from skipdit.cli.outputs import RECORD, VIDEO_FILES, Output
+from skipdit.cli.wanted import Wanted
+from skipdit.files import write_text
+
+MANIFEST = "manifest.csv"
+FREE = {  # settings that may change between a run and its continuation: no sample that is there depends on them
+    "out", "num_images", "num_per_prompt", "batch_size", "device", "compile", "offload", "vae_slicing",
+    "prompt", "prompts_file",  # which `prompts` speaks for
+}  # fmt: skip
+
+
+def open_run(output: Output, record: Mapping[str, Any]) -> None:
+    """Make the folder, with the settings in it, and rid it of what a killed process left half-written.
+
+    Raises: ValueError where the folder holds samples of settings that do not go on with these.
+    """
+    text = json.dumps(record, indent=2, default=str) + "\n"
+    if holds_samples(output.folder):
+        held, asked = read_record(output.folder), json.loads(text)
+        if changed := [name for name, value in asked.items() if not goes_on(name, held.get(name), value)]:
+            raise ValueError(
+                f"{output.folder} holds {output.unit}s of other settings ({', '.join(changed)}): "
+                "take another --out, or remove it"
+            )
+    output.folder.mkdir(parents=True, exist_ok=True)
+    for partial in output.folder.glob(".partial-*"):
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+    write_where_new(output.folder / RECORD, text)
+
+
+def goes_on(name: str, held: Any, asked: Any) -> bool:
+    """Whether a sample under the new setting is what it was under the old; prompts may be added at the end."""
+    return name in FREE or (asked[: len(held)] if name == "prompts" and held else asked) == held
+
+
+def holds_samples(folder: Path) -> bool:
+    """Images, videos or folders of frames, but for those of a run in a folder of its own."""
+    patterns = ("[0-9]*.png", *(f"[!.]*{suffix}" for suffix in VIDEO_FILES))
+    frames = (first.parent for first in folder.glob("[!.]*/000000.png"))
+    found = [next(folder.glob(pattern), None) for pattern in patterns]
+    return any(found) or any(not (path / RECORD).exists() for path in frames)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    record = folder / RECORD
+    return json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+
+
+def write_where_new(path: Path, text: str) -> None:
+    if not path.exists() or path.read_bytes() != text.encode():
+        write_text(path, text)
+
+
+def write_manifest(output: Output, wanted: Sequence[Wanted], columns: Mapping[str, Any]) -> None:
+    """A line for each sample that is there; none for images, and none for the parts of a file."""
+    if output.unit == "image" or output.out != output.folder:
+        return
+    subject, lines = "prompt" if isinstance(wanted[0].subject, str) else "class", io.StringIO()
+    table = csv.writer(lines, lineterminator="\n")
+    table.writerow(["file", "index", "noise", subject, *columns])
+    for sample in output.done(wanted):
+        noise = " ".join(map(str, sample.key))
+        table.writerow([output.path(sample).name, sample.index, noise, sample.subject, *columns.values()])
+    write_where_new(output.folder / MANIFEST, lines.getvalue())
