@@ -1,81 +1,122 @@
-"""Does a cached run take the time that its FLOPs say, and is the uncached pass as fast as diffusers' DiT?
+"""Does a cached run take the time that its FLOPs say, and is the uncached pass as fast as diffusers' model?
 
     efficiency = measured speed-up / predicted speed-up                                 target >= 0.95
-    ratio      = seconds of diffusers' DiTTransformer2DModel / seconds of ours          target >= 1
+    ratio      = seconds of diffusers' model / seconds of ours, uncached                target >= 1
 
-B/2 size on 256 tokens, batch 2 (one image and its null class), random weights; candidates run in turns.
+Random weights, batch 2 (a sample and its null class); candidates run in turns:
+
+    DiT-B/2 with 6 skips        256 tokens
+    Latte, 6 layers of 384      8 frames of 64 tokens, 3 skips
+    LatteT2V, 6 layers of 384   8 frames of 64 tokens, 120 text tokens, 3 skips
 """
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import DiTTransformer2DModel
+from diffusers import DiTTransformer2DModel, LatteTransformer3DModel
 
-from skipdit import DiT, SkipCacheConfig
+from skipdit import DiT, Latte, LatteT2V, SkipCacheConfig
 from skipdit.caching import plan
 from skipdit.cli.bench import machine
 from skipdit.diffusion import respace
 from skipdit.evaluation import Latency, measure_side_by_side
 from skipdit.evaluation.price import price
+from skipdit.models.base import LongSkipModel
 
 RUN_STEPS = 12  # of the cached runs; divisible by every interval
-CACHES = {
-    "N=2, branch 1": SkipCacheConfig(interval=2),
-    "N=3, branch 1": SkipCacheConfig(interval=3),
-    "N=2, branch 4": SkipCacheConfig(interval=2, branch=4),
-    "N=3, branch 1, taylor": SkipCacheConfig(interval=3, forecast="taylor"),
+BRANCHES = {DiT: (1, 4), Latte: (1,), LatteT2V: (1,)}
+
+
+def latte(**config) -> Latte:
+    return Latte(sample_size=16, hidden_size=384, depth=6, num_heads=6, num_frames=8, num_classes=101, **config)
+
+
+T2V = {
+    "sample_size": 16, "num_attention_heads": 6, "attention_head_dim": 64, "cross_attention_dim": 384,
+    "num_layers": 6, "video_length": 8, "caption_channels": 512, "patch_size": 2, "in_channels": 4, "out_channels": 8,
+    "attention_bias": True, "activation_fn": "gelu-approximate", "norm_type": "ada_norm_single",
+    "norm_elementwise_affine": False, "norm_eps": 1e-6, "num_embeds_ada_norm": 1000,
+}  # fmt: skip
+MODELS: dict[str, Callable[[], LongSkipModel]] = {
+    "DiT": lambda: DiT.from_size("B/2", num_skips=6),
+    "Latte": lambda: latte(num_skips=3),
+    "LatteT2V": lambda: LatteT2V(**T2V, num_skips=3),
+}
+VANILLA: dict[str, tuple[Callable[[], torch.nn.Module], Callable[[], torch.nn.Module]]] = {  # ours, diffusers'
+    "DiT": (
+        lambda: DiT.from_size("B/2"),
+        lambda: DiTTransformer2DModel(
+            num_attention_heads=12, attention_head_dim=64, num_layers=12, sample_size=32, norm_eps=1e-6
+        ),
+    ),
+    "LatteT2V": (lambda: LatteT2V(**T2V), lambda: LatteTransformer3DModel(**T2V)),
 }
 
 
-def run(model: DiT, inputs: dict[str, torch.Tensor], cache: SkipCacheConfig | None) -> None:
+def caches(model: LongSkipModel) -> dict[str, SkipCacheConfig]:
+    return {
+        f"N={interval}, branch {branch}, {forecast}": SkipCacheConfig(interval, branch, forecast=forecast)
+        for branch in BRANCHES[type(model)]
+        for interval, forecast in ((2, "hold"), (3, "hold"), (3, "taylor"))
+    }
+
+
+def run(model: LongSkipModel, inputs: dict[str, torch.Tensor], cache: SkipCacheConfig | None) -> None:
     """A run of RUN_STEPS calls, as a pipeline makes them."""
     if cache is not None:
         model.enable_cache(cache)
     for t in respace(1000, RUN_STEPS):
-        model(**inputs, timestep=torch.full((len(inputs["hidden_states"]),), t))
+        model(**inputs | {"timestep": torch.full((2,), t)})
     if cache is not None:
         model.disable_cache()
+
+
+def uncached_ratio(name: str, *, repeats: int) -> float:
+    """diffusers' seconds over ours, for one pass of the vanilla model."""
+    ours, theirs = (build().eval() for build in VANILLA[name])
+    inputs = ours.example_inputs(2) | {"timestep": torch.tensor([500, 500])}
+    passes = {"ours": lambda: ours(**inputs), "diffusers": lambda: theirs(**inputs)}
+    seconds = measure_side_by_side(passes, repeats=4 * repeats, warmup=2, device="cpu")
+    ratio = seconds["diffusers"].median / seconds["ours"].median
+    print(f"{name:9} uncached pass   ours {seconds['ours'].median:.3f} s, diffusers {ratio:.2f} times that")
+    return ratio
+
+
+def cached_rows(name: str, *, repeats: int) -> dict[str, dict[str, float]]:
+    """Predicted and measured speed-up of each cache, and their ratio."""
+    model = MODELS[name]().eval()
+    inputs, configs = model.example_inputs(2), caches(model)
+    runs = {"uncached": lambda: run(model, inputs, None)}
+    runs |= {label: (lambda cache=cache: run(model, inputs, cache)) for label, cache in configs.items()}
+    seconds = measure_side_by_side(runs, repeats=repeats, warmup=1, device="cpu")
+    step = seconds["uncached"].median / RUN_STEPS
+    print(f"\n{name}: {1000 * step:.0f} ms a step")
+    return {label: row(model, label, cache, seconds) for label, cache in configs.items()}
+
+
+def row(model: LongSkipModel, label: str, cache: SkipCacheConfig, seconds: dict[str, Latency]) -> dict[str, float]:
+    planned = plan(cache.schedule, respace(1000, RUN_STEPS))
+    predicted = price(model, branch=cache.branch, batch=2).speedup(planned)
+    measured = seconds["uncached"].median / seconds[label].median
+    print(f"{label:22} predicted {predicted:.2f}x  measured {measured:.2f}x  efficiency {measured / predicted:.2f}")
+    return {"predicted": predicted, "measured": measured, "efficiency": measured / predicted}
 
 
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--out", type=Path, default=Path("out/speed.json"))
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    ours = DiT.from_size("B/2", num_skips=6).eval()
-    vanilla = DiT.from_size("B/2").eval()
-    theirs = DiTTransformer2DModel(
-        num_attention_heads=12, attention_head_dim=64, num_layers=12, sample_size=32, norm_eps=1e-6
-    ).eval()
-    inputs = {"hidden_states": torch.randn(2, 4, 32, 32), "class_labels": torch.tensor([1, 1000])}
-    timestep = torch.tensor([500, 500])
-
-    models = {"ours": vanilla, "diffusers": theirs}
-    passes = {name: (lambda model=model: model(**inputs, timestep=timestep)) for name, model in models.items()}
-    uncached = measure_side_by_side(passes, repeats=4 * arguments.repeats, warmup=2, device="cpu")
-    runs = {"uncached": lambda: run(ours, inputs, None)}
-    runs |= {name: (lambda cache=cache: run(ours, inputs, cache)) for name, cache in CACHES.items()}
-    seconds = measure_side_by_side(runs, repeats=arguments.repeats, warmup=1, device="cpu")
-    report(uncached, seconds, ours, arguments.out)
-
-
-def report(uncached: dict[str, Latency], seconds: dict[str, Latency], model: DiT, out: Path) -> None:
-    ratio = uncached["diffusers"].median / uncached["ours"].median
-    print(f"uncached pass   ours {uncached['ours'].median:.3f} s, diffusers {uncached['diffusers'].median:.3f} s")
-    print(f"                ratio {ratio:.2f}\n")
-    rows = {"diffusers / ours": ratio}
-    for name, cache in CACHES.items():
-        planned = plan(cache.schedule, respace(1000, RUN_STEPS))
-        predicted = price(model, branch=cache.branch, batch=2).speedup(planned)
-        measured = seconds["uncached"].median / seconds[name].median
-        rows[name] = {"predicted": predicted, "measured": measured, "efficiency": measured / predicted}
-        print(f"{name:22} predicted {predicted:.2f}x  measured {measured:.2f}x  efficiency {measured / predicted:.2f}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"machine": machine(), "results": rows}, indent=2) + "\n")
+    results = {f"diffusers / ours, {name}": uncached_ratio(name, repeats=arguments.repeats) for name in VANILLA}
+    results |= {name: cached_rows(name, repeats=arguments.repeats) for name in arguments.models}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps({"machine": machine(), "results": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

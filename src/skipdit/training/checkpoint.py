@@ -13,11 +13,12 @@ from torch import nn
 
 from skipdit.files import whole_folder
 from skipdit.training.ema import EMA
+from skipdit.training.optimizer import Optimizer
 
 PREFIX = "checkpoint-"
 
 
-def save(folder: Path, *, step: int, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, keep: int) -> Path:
+def save(folder: Path, *, step: int, model: nn.Module, ema: EMA, optimizer: Optimizer, keep: int) -> Path:
     """Write the state after `step` steps, then drop all but the `keep` newest checkpoints.
 
     Raises: OSError when the disk is full; the run's older checkpoints are untouched and no half-written one is left.
@@ -39,7 +40,7 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{PREFIX}*"))
 
 
-def load(path: Path, *, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> int:
+def load(path: Path, *, model: nn.Module, ema: EMA, optimizer: Optimizer) -> int:
     """Restore everything in place; returns the number of steps taken."""
     model.load_state_dict(load_file(path / "model.safetensors"))
     ema.load(load_file(path / "ema.safetensors"))

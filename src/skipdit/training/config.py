@@ -106,6 +106,8 @@ class TrainConfig:
     model: Architecture | LatteArchitecture | LatteT2VArchitecture = field(default_factory=Architecture)
     steps: int = 20_000
     batch_size: int = 128
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: Muon for the matrices inside the layers, AdamW for the rest; it needs torch 2.9"""
     learning_rate: float = 1e-4
     warmup_steps: int = 0
     """steps over which the learning rate rises linearly"""

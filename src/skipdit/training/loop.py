@@ -26,6 +26,7 @@ from skipdit.training import checkpoint
 from skipdit.training.batches import batch_indices
 from skipdit.training.config import TrainConfig
 from skipdit.training.ema import EMA
+from skipdit.training.optimizer import Optimizer, make_optimizer
 
 LOSS_COLUMNS = ("step", "loss", "mse", "vlb", "grad_norm", "learning_rate")
 
@@ -48,7 +49,7 @@ class Run:
     config: TrainConfig
     model: LongSkipModel
     ema: EMA
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     dataset: Dataset
     schedule: NoiseSchedule
     step: int = 0
@@ -64,10 +65,7 @@ def start(config: TrainConfig) -> Run:
         model.enable_gradient_checkpointing()
     if config.device == "cpu" and config.precision == "bf16":
         write_out_attention(model)  # as our own attention does there (docs/decisions/0006)
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trainable, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
-    )
+    optimizer = make_optimizer(model, config)
     run = Run(config, model, EMA(model, decay=config.ema_decay), optimizer, dataset, NoiseSchedule.linear())
     if found := checkpoint.checkpoints(config.out):
         run.step = checkpoint.load(found[-1], model=model, ema=run.ema, optimizer=optimizer)
