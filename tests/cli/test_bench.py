@@ -8,8 +8,9 @@ from PIL import Image
 
 from skipdit.cli.bench import Bench, bench
 from skipdit.cli.flags import Cache
+from skipdit.videos import read_video
 from tests.cli.conftest import contents
-from tests.pipelines.tiny import tiny
+from tests.pipelines.tiny import tiny, tiny_latte, tiny_latte_t2v
 
 SHORT = "--steps 8 --repeats 1 --warmup 0 "
 
@@ -79,16 +80,49 @@ def test_images_too_small_to_compare_are_refused_before_any_is_drawn(skipdit, tm
     assert (said.code, said.err.count("\n")) == (2, 1)
 
 
-def test_the_demo_shows_rows_and_numbers(skipdit):
+PARTS = ("class-to-image", "class-to-video", "text-to-video")
+
+
+def test_the_demo_shows_pictures_animations_and_numbers(skipdit):
     said = skipdit("demo --steps 4 --interval 2 --out shown")
     assert said.code == 0
-    assert contents().keys() == {"shown/class-to-image.png", "shown/run.json"}
+    videos = {f"shown/{part}{suffix}" for part in PARTS[1:] for suffix in (".gif", ".mp4")}
+    assert contents().keys() == {"shown/class-to-image.png", "shown/run.json"} | videos
     record = strict(contents()["shown/run.json"])
-    assert list(record["results"]) == ["uncached", "N=2, branch 1, hold", "N=2, branch 1, taylor 1"]
     assert record["settings"].items() >= {"steps": 4, "interval": 2}.items()
-    assert all(name in said.out for name in record["results"])
-    assert "#.#." in said.out
-    width, height = Image.open("shown/class-to-image.png").size
-    assert width > 10 * 3 * 28
-    assert height > 5 * 3 * 28
-    assert np.array(Image.open("shown/class-to-image.png")).std() > 10
+    assert tuple(record["parts"]) == PARTS
+    for results in record["parts"].values():
+        assert list(results) == ["uncached", "N=2, branch 1, hold", "N=2, branch 1, taylor 1"]
+        assert all(name in said.out for name in results)
+        assert (results["uncached"]["plan"], results["N=2, branch 1, hold"]["plan"]) == ("####", "#.#.")
+    page = np.array(Image.open("shown/class-to-image.png"))
+    assert page.shape > (5 * 3 * 28, 10 * 3 * 28)
+    assert page.std() > 10
+    for path in videos:
+        frames, fps = read_video(path)
+        assert (len(frames), fps) == (16, 8)
+        assert frames.shape[1:3] > (5 * 4 * 32, 4 * 4 * 32)
+
+
+VIDEO_MODELS = {"latte": tiny_latte, "latte-t2v": lambda **sizes: tiny_latte_t2v(caption_channels=384, **sizes)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "wrong", "said"),
+    [
+        ("latte", "--classes 1 2", "--prompt up", "prompts are given (1) to a model of 10 classes: give class ids"),
+        ("latte-t2v", "--prompt up down", "--classes 1", "classes are [1], but this model has none: leave them out"),
+        ("latte-t2v", "--prompt up", "", "prompts are missing for a model of text: give at least one"),
+    ],
+)
+def test_videos_are_measured_frame_by_frame(skipdit, tmp_path, kind, asked, wrong, said):
+    VIDEO_MODELS[kind](sample_size=16).save_pretrained(tmp_path / kind)
+    done = skipdit(f"bench {tmp_path / kind} {SHORT} {asked} --cache.interval 2 --out bench.json")
+    assert done.code == 0, done.err
+    results = strict(contents()["bench.json"])["results"]
+    samples = len(asked.split()) - 1
+    assert results["N=2, branch 1, hold"]["fidelity"]["images"] == 3 * samples
+    assert results["N=2, branch 1, hold"]["plan"] == "#.#.#.#."
+    assert results["6 steps"]["cached"] == 0
+    refused = skipdit(f"bench {tmp_path / kind} {SHORT} {wrong} --out other.json")
+    assert (refused.code, refused.complaint) == (2, said)

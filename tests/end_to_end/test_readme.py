@@ -1,4 +1,4 @@
-"""What the README tells a stranger to type runs as it stands there.
+"""What the README and the how-tos tell a stranger to type runs as it stands there.
 
 Every line of a ```bash block that begins with `skipdit ` and every ```python block, each in an empty folder, but for
 blocks after a comment <!-- not run: reason -->. The `make` targets are what runs this test.
@@ -12,14 +12,15 @@ import pytest
 
 from skipdit.cli import main
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("how-to-*.md"))]
 BLOCK = re.compile(
     r"(?P<skip><!--\s*not run:[^>]*-->\s*)?^```(?P<language>\w+)\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL
 )
 
 
 def blocks(language: str) -> list[str]:
-    found = BLOCK.finditer(README.read_text())
+    found = [match for page in PAGES for match in BLOCK.finditer(page.read_text())]
     return [match["text"] for match in found if match["language"] == language and not match["skip"]]
 
 
@@ -34,7 +35,7 @@ def test_there_is_something_to_run():
 
 
 @pytest.mark.parametrize("line", commands())
-def test_a_command_of_the_readme_runs(tmp_path, monkeypatch, capsys, line):
+def test_a_command_runs(tmp_path, monkeypatch, capsys, line):
     monkeypatch.chdir(tmp_path)
     _, *arguments = shlex.split(line, comments=True)
     assert main(arguments) == 0, capsys.readouterr().err
@@ -45,6 +46,6 @@ def test_a_command_of_the_readme_runs(tmp_path, monkeypatch, capsys, line):
 
 
 @pytest.mark.parametrize("text", blocks("python"), ids=lambda text: text.strip().splitlines()[0])
-def test_a_program_of_the_readme_runs(tmp_path, monkeypatch, text):
+def test_a_program_runs(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
-    exec(compile(text, README.name, "exec"), {"__name__": "__main__"})
+    exec(compile(text, "page", "exec"), {"__name__": "__main__"})

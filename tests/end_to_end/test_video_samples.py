@@ -1,0 +1,40 @@
+"""The embedded video models draw what they are asked for: a reader that learned from real digits alone says so."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from skipdit import SkipCacheConfig
+from skipdit.evaluation.clips import captions, draw_clips
+from skipdit.evaluation.compare import Way
+from skipdit.evaluation.reading import accuracy, load_reader
+from skipdit.hub import load_pipeline
+
+WEIGHTS = Path(__file__).parents[2] / "weights"
+CLASS_IDS = [class_id for class_id in range(40) for _ in range(2)]
+MODELS = {"moving-digits-skip": list, "captioned-digits-skip": captions}  # and what they are told of class ids
+WAYS = {"uncached": Way(20), "cached, N=2": Way(20, SkipCacheConfig(interval=2))}
+
+
+@cache
+def pipeline(name: str):
+    return load_pipeline(name, scheduler="ddim")
+
+
+def embedded(name: str):
+    missing = not (WEIGHTS / name / "config.json").exists()
+    return pytest.param(name, marks=pytest.mark.skipif(missing, reason=f"weights/{name} is not there yet"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", [embedded(name) for name in MODELS])
+def test_the_requested_direction_and_digit_are_drawn(name, way):
+    """Chance is 0.25 and 0.1."""
+    clips = draw_clips(pipeline(name), MODELS[name](CLASS_IDS), WAYS[way], guidance_scale=2.0)
+    found = accuracy(load_reader(WEIGHTS / "clip-reader"), clips, torch.tensor(CLASS_IDS))
+    print(f"{name}, {way}: {found}")
+    assert found["direction"] >= 0.95
+    assert found["digit"] >= 0.5
