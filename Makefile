@@ -18,7 +18,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing pinned dependencies into $(VENV) ..."
 	$(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt torch
-	$(PIP) --editable '.[text,video]'
+	$(PIP) --editable '.[data,text,video]'
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed

@@ -22,7 +22,7 @@ from skipdit.evaluation.compare import Way, plan_of
 from skipdit.evaluation.reading import ClipReader, accuracy, load_reader
 from skipdit.evaluation.section import write_section
 from skipdit.files import write_text
-from skipdit.hub import load_pipeline
+from skipdit.hub import EMBEDDED, load_pipeline
 from skipdit.pipelines.draw import Subjects
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -32,6 +32,7 @@ MODELS: dict[str, Callable[[Sequence[int]], Subjects]] = {  # and what each is t
     "captioned-digits-skip": captions,
     "captioned-digits-latte": captions,
 }
+RECORD = WEIGHTS / "digits-measured.json"
 CACHES = [SkipCacheConfig(interval=n, forecast=forecast) for forecast in ("hold", "taylor") for n in (2, 3)]
 
 
@@ -80,26 +81,32 @@ def line(model: str, way: str, steps: str, shares: Mapping[str, float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=[name for name in MODELS if name in EMBEDDED], choices=MODELS)
     parser.add_argument("--per-class", type=int, default=5, help="clips of each of the 40 classes")
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     reader = load_reader(WEIGHTS / "clip-reader")
     labels = [class_id for class_id in range(len(CLASS_NAMES)) for _ in range(asked.per_class)]
-    record = {
-        "settings": {"clips": len(labels), **vars(asked)}, "machine": machine(), "date": date.today().isoformat(),
-        "real": measure_real(reader, len(labels)), "models": {},
-    }  # fmt: skip
-    for name, subjects in MODELS.items():
-        record["models"][name] = measure(
-            load_pipeline(name, scheduler="ddim"), subjects(labels), reader, labels,
+    settings = {"clips": len(labels), "steps": asked.steps, "guidance": asked.guidance, "seed": asked.seed}
+    real = measure_real(reader, len(labels))
+    for name in asked.models:
+        rows = measure(
+            load_pipeline(name, scheduler="ddim"), MODELS[name](labels), reader, labels,
             steps=asked.steps, guidance_scale=asked.guidance, seed=asked.seed,
         )  # fmt: skip
-        print(name, json.dumps(record["models"][name]), flush=True)  # it may be an hour before the next
-    write_text(WEIGHTS / "digits-measured.json", json.dumps(record, indent=2) + "\n")
-    write_section(WEIGHTS / "README.md", "digits measured", markdown(record))
+        record = {"settings": settings, "machine": machine(), "date": date.today().isoformat(), "real": real}
+        record["models"] = measured_before(settings) | {name: rows}
+        write_text(RECORD, json.dumps(record, indent=2) + "\n")
+        write_section(WEIGHTS / "README.md", "digits measured", markdown(record))
     print(markdown(record))
+
+
+def measured_before(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The models that the record holds under the same settings."""
+    held = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    return held["models"] if held.get("settings") == settings else {}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The loss curves of the embedded models: weights/*/loss.csv -> weights/loss.png, both terms against the step."""
+"""The loss curves of the embedded models: weights/*/loss.csv -> weights/loss.png, both terms against the step.
+
+Curves of one task may be compared with each other alone: images predict the noise, videos v.
+"""
 
 import csv
 from pathlib import Path
@@ -9,7 +12,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-COLORS = {"fashion-dit": "#868e96", "fashion-skip": "#0b7285"}
+COLORS = {
+    "fashion-dit": "#868e96", "fashion-skip": "#0b7285", "moving-digits-skip": "#e8590c",
+    "captioned-digits-skip": "#9c36b5",
+}  # fmt: skip
 
 
 def columns(path: Path) -> dict[str, list[float]]:
@@ -23,7 +29,8 @@ def main() -> None:
         curve = columns(WEIGHTS / name / "loss.csv")
         for axis, term in zip(axes, ("mse", "vlb"), strict=True):
             axis.plot(curve["step"], curve[term], color=color, label=name, linewidth=1.4)
-    for axis, title in zip(axes, ("noise MSE", "variational bound, bits per dimension"), strict=True):
+    titles = ("squared error of the prediction", "variational bound, bits per dimension")
+    for axis, title in zip(axes, titles, strict=True):
         axis.set(title=title, xlabel="step", yscale="log")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)

@@ -1,6 +1,8 @@
-"""Names: one for every text, that every file system takes and none confuses with another."""
+"""Names: one for every text, that every file system takes and none confuses with another; and whole folders."""
 
+import os
 import re
+import shutil
 import unicodedata
 from functools import partial
 
@@ -8,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from skipdit.files import RESERVED_CHARACTERS, RESERVED_NAMES, distinct_names, safe_name, write_text
+from skipdit.files import RESERVED_CHARACTERS, RESERVED_NAMES, distinct_names, safe_name, whole_folder, write_text
 
 ANY = st.characters()  # lone surrogates too, as a command line may hold them
 TRICKY = "aA .-_/\\:0bé\u0301\u0131ß日\n"
@@ -157,3 +159,59 @@ def test_a_name_too_short_for_a_hash_is_refused():
 def test_text_is_written_in_utf_8(tmp_path):
     write_text(tmp_path / "text", "狗\r\n")
     assert (tmp_path / "text").read_bytes() == "狗\r\n".encode()
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A folder that holds `text`."""
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held" / "text").write_text("old")
+    return tmp_path / "held"
+
+
+def alone(folder):
+    """What the folder holds, which has none beside it."""
+    assert os.listdir(folder.parent) == [folder.name]
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_a_whole_folder_replaces_the_old_one(held):
+    with whole_folder(held) as folder:
+        (folder / "other").write_text("new")
+        assert (held / "text").read_text() == "old"
+    assert alone(held) == {"other": "new"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_what_fails_inside_leaves_the_old_folder(held, error):
+    with pytest.raises((OSError, KeyboardInterrupt)), whole_folder(held):
+        raise error
+    assert alone(held) == {"text": "old"}
+
+
+def test_a_rename_that_fails_leaves_the_old_folder(held):
+    with pytest.raises(OSError, match="held could not be written"), whole_folder(held) as folder:
+        shutil.rmtree(folder)  # so that there is nothing to rename
+    assert alone(held) == {"text": "old"}
+
+
+def test_a_kill_between_the_renames_loses_nothing(held):
+    held.rename(held.with_name(".replaced-held"))
+    held.with_name(".partial-held").mkdir()
+    with pytest.raises(OSError, match="held could not be written"), whole_folder(held):
+        raise RuntimeError
+    assert alone(held) == {"text": "old"}
+
+
+def test_a_kill_after_the_renames_leaves_nothing_behind(held):
+    held.with_name(".replaced-held").mkdir()
+    with whole_folder(held) as folder:
+        (folder / "other").write_text("new")
+    assert alone(held) == {"other": "new"}
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path):
+    (tmp_path / "held").write_text("old")
+    with pytest.raises(OSError, match="held could not be written"), whole_folder(tmp_path / "held"):
+        pass
+    assert (os.listdir(tmp_path), (tmp_path / "held").read_text()) == (["held"], "old")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from skipdit.videos import LOSSLESS, SUFFIXES, check_target, read_video, write_video
+from skipdit.videos import LOSSLESS, SUFFIXES, check_folder, check_target, read_video, write_frames, write_video
 from tests.training.tiny import full_disk
 
 SHAPES = [(16, 32, 32, 1), (16, 32, 32, 3), (5, 7, 9, 3), (3, 6, 33, 1), (1, 16, 16, 3), (2, 1, 1, 3)]
@@ -145,6 +145,17 @@ def test_a_folder_holds_numbered_pngs_and_a_shorter_clip_replaces_it(tmp_path):
     assert os.listdir(path.parent) == ["clip"]
     with Image.open(path / "000001.png") as image:
         assert np.array_equal(np.asarray(image), noise(2, 4, 4, 1, seed=1)[1, :, :, 0])
+
+
+@pytest.mark.parametrize("name", ["St. Bernard runs", "see clip.gif", "clip.mp4", "clip", "1.5", "x" * 241 + ".avi"])
+def test_a_folder_of_frames_may_have_any_name(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "av", None)  # no name brings it in
+    for frames in (noise(3, 4, 4, 3), noise(2, 4, 4, 3, seed=1)):
+        check_folder(tmp_path / name, fps=60)
+        write_frames(frames, tmp_path / name, fps=60)
+        found, fps = read_video(tmp_path / name)
+        assert (np.array_equal(found, frames), fps) == (True, 60)
+    assert os.listdir(tmp_path) == [name]
 
 
 @pytest.mark.parametrize(

@@ -31,20 +31,32 @@ def write_text(path: Path, text: str) -> None:
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder aside to write into, renamed to `path` at the end; what a killed process left of it is replaced.
 
+    What was at `path` is renamed aside and removed when the new one is in its place, so that a failure loses neither; a
+    process killed between the two renames leaves the old one aside, and the next call puts it back first.
     Raises: OSError for whatever fails inside, since a full disk has many names (SafetensorError, RuntimeError).
     """
-    aside = path.with_name(f".partial-{path.name}")
-    shutil.rmtree(aside, ignore_errors=True)
+    aside, old = (path.with_name(f".{state}-{path.name}") for state in ("partial", "replaced"))
     try:
+        _settle(old, path)
+        shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         yield aside
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_dir() and not path.is_symlink():  # over anything else the second rename fails, as it should
+            path.rename(old)
         aside.rename(path)
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise OSError(f"{path} could not be written ({reason}): make room, then run the same command again") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        _settle(old, path)
+
+
+def _settle(old: Path, path: Path) -> None:
+    """Put the old folder back where no new one took its place, else remove it."""
+    if old.exists() and not path.exists():
+        old.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def safe_name(text: str, *, at_most: int = 200) -> str:
@@ -59,8 +71,13 @@ def safe_name(text: str, *, at_most: int = 200) -> str:
     """
     if at_most < SHORTEST_NAME:
         raise ValueError(f"at_most is {at_most}; it must be at least {SHORTEST_NAME} bytes, for the hash and a word.")
-    is_name = _likeness(text) == text and len(text.encode()) <= at_most and not HASHED.fullmatch(_folded(text))
+    is_name = _likeness(text) == text and len(text.encode()) <= at_most and not ends_in_hash(text)
     return text if is_name else _hashed(text, at_most)
+
+
+def ends_in_hash(text: str) -> bool:
+    """Whether text could be taken for a name with a hash, in whatever case."""
+    return HASHED.fullmatch(_folded(text)) is not None
 
 
 def distinct_names(texts: Sequence[str], *, at_most: int = 200) -> list[str]:

@@ -4,7 +4,7 @@
     .mkv        FFV1              lossless
     .gif        up to 256 colours exact where a clip has no more of them, as grey ones; 50 frames a second at most
     .webp       animated          lossless
-    no suffix   a folder of 000000.png, 000001.png ...; lossless
+    no suffix   a folder of 000000.png, 000001.png ...; lossless; of any name with `write_frames`
 
 Pillow keeps equal consecutive frames of a GIF or WebP as one that lasts longer, so that such files, and PNGs, which
 have no clock, carry a note such as "16 frames at 8.0 fps", and reading repeats what lasts. PyAV is needed for .mp4
@@ -62,27 +62,44 @@ def write_video(frames: np.ndarray, path: Path | str, *, fps: float) -> None:
     which leaves what was there before.
     """
     path = Path(path)
+    if path.suffix == "":
+        return write_frames(frames, path, fps=fps)
     _check_frames(frames)
     check_target(path, fps=fps)
-    if path.suffix == "":
-        _write_folder(frames, path, fps=float(fps))
-    else:
-        with _whole_file(path) as aside:
-            _write_file(frames, aside, fps=float(fps))
+    with _whole_file(path) as aside:
+        _write_file(frames, aside, fps=float(fps))
+
+
+def write_frames(frames: np.ndarray, folder: Path | str, *, fps: float) -> None:
+    """Write a clip as a folder of PNGs, whole or not at all, whatever dots its name has: "St. Bernard" or "see b.gif".
+
+    Shapes: frames uint8 [F, H, W, C], C 1 or 3.
+    Raises: ValueError for other frames; what `check_folder` raises; OSError naming `folder` where it cannot be written,
+    which leaves what was there before.
+    """
+    folder = Path(folder)
+    _check_frames(frames)
+    check_folder(folder, fps=fps)
+    exif = _exif(_note(frames, float(fps)))
+    with whole_folder(folder) as aside:
+        for index, frame in enumerate(frames):
+            Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame).save(_png(aside, index), exif=exif)
 
 
 def read_video(path: Path | str) -> tuple[np.ndarray, float]:
     """A clip and its frames a second: of ours as many frames as were written, of others those that are stored.
 
-    Without our note a GIF or WebP whose frames last differently has their mean rate. Transparency is dropped.
+    A folder is one of frames, whatever its name. Without our note a GIF or WebP whose frames last differently has their
+    mean rate. Transparency is dropped.
     Shapes: frames uint8 [F, H, W, 3], grey ones repeated.
     Raises: ValueError for an unknown suffix; OSError naming `path` where it cannot be read, is cut short or says
     nothing of its rate, and where PyAV is needed and missing.
     """
     path = Path(path)
-    _check_suffix(path)
+    suffix = "" if path.is_dir() else path.suffix.lower()
+    _check_suffix(path, suffix)
     with _named(path, "read as a video"):
-        match path.suffix.lower():
+        match suffix:
             case "":
                 return _read_folder(path)
             case ".gif" | ".webp":
@@ -98,9 +115,24 @@ def check_target(path: Path | str, *, fps: float) -> None:
     would replace anything but a file or a folder of frames; OSError where PyAV is needed and missing.
     """
     path = Path(path)
-    _check_suffix(path)
-    _check_rate(path, fps)
-    _check_replaceable(path)
+    suffix = path.suffix.lower()
+    if suffix == "":
+        return check_folder(path, fps=fps)
+    _check_suffix(path, suffix)
+    _check_rate(fps, FASTEST_GIF if suffix == ".gif" else FASTEST, kind=path.suffix)
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is there and is not a file: remove it, or take another path")
+
+
+def check_folder(folder: Path | str, *, fps: float) -> None:
+    """Raise before the sampling what `write_frames` would raise after it.
+
+    Raises: ValueError for a rate out of range; FileExistsError where `folder` would replace anything but frames.
+    """
+    folder = Path(folder)
+    _check_rate(fps, FASTEST, kind="a folder of PNGs")
+    if folder.exists() and not _holds_frames_alone(folder):
+        raise FileExistsError(f"{folder} is there and is not a folder of frames: remove it, or take another path")
 
 
 def _write_file(frames: np.ndarray, path: Path, *, fps: float) -> None:
@@ -212,13 +244,6 @@ def _check_length(milliseconds: float, number: int, fps: float) -> None:
         )
 
 
-def _write_folder(frames: np.ndarray, path: Path, *, fps: float) -> None:
-    exif = _exif(_note(frames, fps))
-    with whole_folder(path) as folder:
-        for index, frame in enumerate(frames):
-            Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame).save(_png(folder, index), exif=exif)
-
-
 def _read_folder(path: Path) -> tuple[np.ndarray, float]:
     with Image.open(_png(path, 0)) as first:
         noted = _noted(first)
@@ -303,25 +328,17 @@ def _check_frames(frames: np.ndarray) -> None:
         raise ValueError(f"frames have shape {tuple(frames.shape)}; it must be [F, H, W, C], none 0 and C 1 or 3.")
 
 
-def _check_suffix(path: Path) -> None:
-    if path.suffix.lower() not in SUFFIXES:
+def _check_suffix(path: Path, suffix: str) -> None:
+    if suffix not in SUFFIXES:
         kinds = ", ".join(suffix for suffix in SUFFIXES if suffix)
         raise ValueError(f"path is {str(path)!r}; it must end in {kinds}, or have no suffix for a folder of PNGs.")
-    if path.suffix.lower() in (".mp4", ".mkv"):
+    if suffix in (".mp4", ".mkv"):
         _pyav()
 
 
-def _check_rate(path: Path, fps: float) -> None:
-    fastest = FASTEST_GIF if path.suffix.lower() == ".gif" else FASTEST
+def _check_rate(fps: float, fastest: float, *, kind: str) -> None:
     if not SLOWEST <= fps <= fastest:
-        kind = path.suffix or "a folder of PNGs"
         raise ValueError(f"fps is {fps}; it must be between {SLOWEST:g} and {fastest:g} for {kind}.")
-
-
-def _check_replaceable(path: Path) -> None:
-    expected = "a folder of frames" if path.suffix == "" else "a file"
-    if path.exists() and not (_holds_frames_alone(path) if path.suffix == "" else path.is_file()):
-        raise FileExistsError(f"{path} is there and is not {expected}: remove it, or take another path")
 
 
 def _holds_frames_alone(path: Path) -> bool:

@@ -8,9 +8,10 @@ from PIL import Image
 
 from skipdit.cli.bench import Bench, bench
 from skipdit.cli.flags import Cache
+from skipdit.evaluation.compare import check_size
 from skipdit.videos import read_video
 from tests.cli.conftest import contents
-from tests.pipelines.tiny import tiny, tiny_latte, tiny_latte_t2v
+from tests.pipelines.tiny import pipeline, tiny, tiny_latte, tiny_latte_t2v, tiny_vae
 
 SHORT = "--steps 8 --repeats 1 --warmup 0 "
 
@@ -73,11 +74,35 @@ def test_a_bench_that_cannot_be_written_is_known_before_it_runs(skipdit, model, 
     assert contents() == {"file": b"no folder"}
 
 
-def test_images_too_small_to_compare_are_refused_before_any_is_drawn(skipdit, tmp_path):
-    tiny().save_pretrained(tmp_path / "model")
-    said = skipdit(f"bench {tmp_path / 'model'} {SHORT}")
+@pytest.mark.parametrize(
+    ("kind", "prompt"), [(tiny, ""), (lambda: tiny_latte_t2v(caption_channels=384), "--prompt up")]
+)
+def test_images_too_small_to_compare_are_refused_before_any_is_drawn(skipdit, tmp_path, kind, prompt):
+    kind().save_pretrained(tmp_path / "model")
+    said = skipdit(f"bench {tmp_path / 'model'} {SHORT} {prompt}")
     assert "a side of 8 pixels: SSIM compares sides of at least 11" in said.complaint
     assert (said.code, said.err.count("\n")) == (2, 1)
+
+
+def test_the_size_compared_is_that_of_pictures_not_of_latents():
+    check_size(pipeline(tiny(in_channels=4), vae=tiny_vae()))  # 8 x 8 latents, 16 x 16 pictures
+    with pytest.raises(ValueError, match="a side of 8 pixels"):
+        check_size(pipeline(tiny(in_channels=4, sample_size=4), vae=tiny_vae()))
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        ("--prompt up --guidance-channels 3", "guidance_channels is 3, for which a text-to-video model has no use"),
+        ("--prompt up --guidance-scale 0.5", "guidance_scale is 0.5: a text-to-video model takes 1 (off) or more"),
+        (f"--prompt {'.' * 119}", "tokens, more than 120: shorten it"),
+    ],
+)
+def test_what_would_be_ignored_or_cut_off_is_refused_before_any_is_drawn(skipdit, tmp_path, flags, complaint):
+    tiny_latte_t2v(sample_size=16, caption_channels=384).save_pretrained(tmp_path / "text")
+    said = skipdit(f"bench {tmp_path / 'text'} {SHORT} {flags} --out bench.json")
+    assert complaint in said.complaint
+    assert (said.code, contents()) == (2, {})
 
 
 PARTS = ("class-to-image", "class-to-video", "text-to-video")
@@ -96,12 +121,14 @@ def test_the_demo_shows_pictures_animations_and_numbers(skipdit):
         assert all(name in said.out for name in results)
         assert (results["uncached"]["plan"], results["N=2, branch 1, hold"]["plan"]) == ("####", "#.#.")
     page = np.array(Image.open("shown/class-to-image.png"))
-    assert page.shape > (5 * 3 * 28, 10 * 3 * 28)
+    assert page.shape[0] > 5 * 3 * 28
+    assert page.shape[1] > 10 * 3 * 28
     assert page.std() > 10
     for path in videos:
         frames, fps = read_video(path)
         assert (len(frames), fps) == (16, 8)
-        assert frames.shape[1:3] > (5 * 4 * 32, 4 * 4 * 32)
+        assert frames.shape[1] > 5 * 4 * 32
+        assert frames.shape[2] > 4 * 4 * 32
 
 
 VIDEO_MODELS = {"latte": tiny_latte, "latte-t2v": lambda **sizes: tiny_latte_t2v(caption_channels=384, **sizes)}

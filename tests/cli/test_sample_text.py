@@ -70,7 +70,7 @@ def videos(folder: str = "clips") -> dict[str, bytes]:
 def test_a_folder_holds_what_the_pipeline_draws(sample, text):
     said = sample("--prompt", *PROMPTS, "--negative-prompt", "blurred", "--seed", 3, "--num-per-prompt", 2,
                   "--guidance-scale", 3, "--format", "webp", "--out", "clips")  # fmt: skip
-    assert (said.code, "clips: 6 videos (.webp), 2 ddpm steps in" in said.out) == (0, True)
+    assert (said.code, "clips: 6 videos (.webp), 2 ddim-leading steps in" in said.out) == (0, True)
     pipe = load_pipeline(str(text))
     pipe.set_progress_bar_config(disable=True)
     for index, prompt in enumerate(PROMPTS):
@@ -95,9 +95,15 @@ def test_the_manifest_says_what_each_file_is(sample):
     assert json.loads(contents()["clips/run.json"])["prompts"] == NASTY
 
 
+def test_the_published_scheduler_is_what_the_records_say(sample):
+    assert sample("--prompt", "a dog", "--format", "webp", "--out", "clips").code == 0
+    assert json.loads(contents()["clips/run.json"])["scheduler"] == "ddim-leading"
+    assert [row["scheduler"] for row in rows("clips")] == ["ddim-leading"]
+
+
 def test_an_mp4_of_one_prompt_is_its_video(sample):
     said = sample("--prompt", PROMPTS[0], "--frames", 2, "--fps", 12, "--size", 8, 24, "--out", "dog.mp4")
-    assert "dog.mp4: 1 video, 2 ddpm steps" in said.out
+    assert "dog.mp4: 1 video, 2 ddim-leading steps" in said.out
     frames, fps = read_video("dog.mp4")
     assert (frames.shape, fps) == ((2, 8, 24, 3), 12)
     assert contents().keys() == {"dog.mp4", "dog.json"}
@@ -193,6 +199,14 @@ def test_copies_of_one_prompt_share_the_name_before_the_copy():
         assert copies == [f"{name}-{copy}" for copy in range(12)]
 
 
+@pytest.mark.parametrize("first", ["a/b", "A dog", "con"])
+def test_a_prompt_that_is_the_name_of_another_in_the_layout_of_vbench_has_a_name_of_its_own(first):
+    (taken,) = vbench_names([first + "?"])
+    for prompts in ([first + "?", taken], [taken, first + "?"], [taken.upper(), taken, first + "?"]):
+        assert len({name.casefold() for name in vbench_names(prompts)}) == len(prompts)
+    assert len(set(vbench_names(["a/b", "a_b-1dce9391479b"]))) == 2
+
+
 @pytest.mark.parametrize("layout", ["plain", "vbench"])
 def test_more_prompts_and_more_copies_change_nothing_before_them(layout):
     few = of_prompts(NASTY[:6], seed=0, layout=layout, copies=1)
@@ -215,6 +229,19 @@ def test_vbench_draws_five_of_each_prompt(sample):
     assert "clips: 10 videos (.webp)" in said.out
     assert videos().keys() >= {f"A dog.-{copy}.webp" for copy in range(5)}
     assert [row["index"] for row in rows("clips")] == ["0"] * 5 + ["1"] * 5
+
+
+@pytest.mark.parametrize("layout", ["plain", "vbench"])
+def test_folders_of_frames_are_named_by_prompts_with_dots(sample, layout):
+    prompts = ["St. Bernard runs", "see clip.gif"]
+    line = ["--prompt", *prompts, "--layout", layout, "--num-per-prompt", 1, "--format", "frames", "--out", "clips"]
+    assert "clips: 2 videos (frames)" in sample(*line).out
+    before = contents()
+    for row, prompt in zip(rows("clips"), prompts, strict=True):
+        assert prompt in row["file"]
+        assert len(read_video(f"clips/{row['file']}")[0]) == FRAMES
+    assert sample(*line).code == 0
+    assert contents() == before
 
 
 # Files of prompts.
@@ -312,13 +339,13 @@ TEXT = {
     "--prompt dog --classes 1": "classes is (1,), for which a text-to-video model has no use: give --prompt",
     "--prompt dog --num-images 3": "num_images is 3, for which a text-to-video model has no use: give --num-per-prompt",
     "--prompt dog --num-samples 3": "num_images is 3, for which a text-to-video model has no use",
-    "--prompt dog --guidance-channels 1": "guidance_channels is '1', for which a text-to-video model has no use",
+    "--prompt dog --guidance-channels 1": "guidance_channels is 1, for which a text-to-video model has no use",
     "--prompt dog --prompts-file x.txt": "prompts_file is 'x.txt' beside --prompt: give one of them",
     "--prompt dog --num-per-prompt 0": "num_per_prompt is 0: it must be at least 1",
     "--prompt dog --guidance-scale 0.5": "guidance_scale is 0.5: a text-to-video model takes 1 (off) or more",
     "--prompt dog --guidance-scale 1 --negative-prompt bad": "negative_prompt is 'bad' at guidance_scale 1",
     "--prompt dog --frames 4": "video has 4 frames: this model has temporal positions for 1 to 3",
-    "--prompt dog --size 16 12": "video side 12 is not a multiple of 8 above 0: take one that is with --size",
+    "--prompt dog --size 16 12": "video side 12 is not a multiple of 8 above 0: take one that is",
     "--prompt dog --size 0 8": "video side 0 is not a multiple of 8 above 0",
     "--prompt dog --decode-chunk-size 2": "decode_chunk_size is 2, but this model draws pixels: leave it out",
     "--prompt dog --vae-tiling": "vae_tiling is on, but this model has PixelAutoencoder for a vae, without tiling",

@@ -15,6 +15,7 @@ from PIL import Image
 
 from skipdit.cli import INTERRUPTED, outputs
 from skipdit.cli.flags import place
+from skipdit.cli.records import open_run
 from skipdit.cli.sample import Format
 from skipdit.evaluation import contact_sheet, grid, to_uint8
 from skipdit.hub import load_pipeline
@@ -287,6 +288,34 @@ cli.main(sys.argv[1:])
     assert skipdit(line).code == 0
     assert {path.name for path in folder.iterdir()} == names(5) | {"run.json", "manifest.csv"}
     assert {row["file"] for row in rows(folder)} == names(5)
+
+
+LEFT = [f".{name.format('0f' * 16)}" for name in ("partial-{}.webp", "000003.{}.png", "manifest.csv.{}", "run.json.{}")]
+OTHERS = [".partial-notes", ".partial-cafe.mp4", ".000003.x.png", "0f" * 16, ".run.json.bak", f".thesis.{'0f' * 16}"]
+
+
+def test_what_a_killed_run_left_is_removed_and_nothing_of_others(tmp_path):
+    for name in (*LEFT, *OTHERS):
+        (tmp_path / name).write_text(name)
+    for folder in (".partial-download", f".partial-{'0f' * 16}.gif"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "000000.png").write_text(folder)
+    open_run(outputs.Output(tmp_path, "video", ".webp", 8.0), {})
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {*OTHERS, ".partial-download", f".partial-{'0f' * 16}.gif", "run.json"}
+    assert (tmp_path / ".partial-download" / "000000.png").exists()
+
+
+def test_a_folder_of_frames_that_was_left_half_written_is_replaced(skipdit, latte, tmp_path):
+    clips = tmp_path / "here" / "clips"
+    for name in (".partial-000000-class000", ".partial-download"):
+        (clips / name).mkdir(parents=True)
+        (clips / name / "000000.png").write_bytes(b"half")
+    assert skipdit(f"sample {latte} --steps 1 --num-images 1 --format frames --out clips").code == 0
+    assert {path.name for path in clips.iterdir()} == {
+        "000000-class000", ".partial-download", "run.json", "manifest.csv"
+    }  # fmt: skip
+    assert len(read_video(clips / "000000-class000")[0]) == FRAMES
 
 
 def test_a_disk_that_fills_up_says_how_many_are_done(skipdit, latte, tmp_path):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skipdit import DiT, Latte, LatteT2V
 from skipdit.evaluation.price import settings
-from skipdit.hub import CheckpointError, load_original, load_pipeline
+from skipdit.hub import CheckpointError, load_original
 from skipdit.hub.load import load_model, model_config
 from skipdit.models.adaln import SIZES
 from skipdit.models.base import LongSkipModel
@@ -273,12 +273,6 @@ def test_the_model_of_a_pipeline_folder_is_its_transformer(tmp_path, kind):
     (tmp_path / "model_index.json").write_text("{}")
     assert_same(kind, load_model(str(tmp_path)), kind.build())
     assert model_config(str(tmp_path)) == settings(kind.build())
-
-
-def test_a_text_model_is_for_the_pipelines_of_diffusers(tmp_path):
-    T2V.build().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"LatteT2V has no pipeline here, only .*DiT.*: take its model by load_model"):
-        load_pipeline(str(tmp_path))
 
 
 OLD = {

@@ -82,6 +82,20 @@ def test_a_text_model_of_another_width_asks_for_its_base(tmp_path):
         load_pipeline(str(tmp_path))
 
 
+def test_a_text_model_lends_no_variance(text_model):
+    """LattePipeline guides all channels that it keeps, and a guided variance is far out of its bounds."""
+    loaded = load_pipeline(text_model[1], scheduler="ddpm")
+    assert loaded.transformer.config.out_channels == 2 * loaded.transformer.config.in_channels
+    assert loaded.scheduler.config.variance_type == "fixed_small"
+
+
+def test_a_model_comes_with_its_published_scheduler(text_model, tmp_path):
+    tiny_latte(out_channels=2).save_pretrained(tmp_path / "latte")
+    of_text, of_classes = (load_pipeline(path).scheduler for path in (text_model[1], str(tmp_path / "latte")))
+    assert (type(of_text).__name__, of_text.config.timestep_spacing) == ("DDIMScheduler", "leading")
+    assert (type(of_classes).__name__, of_classes.config.variance_type) == ("DDPMScheduler", "learned_range")
+
+
 def test_a_base_that_is_no_pipeline_and_one_that_is_not_taken_are_refused(text_model, tmp_path):
     with pytest.raises(ValueError, match=r"base is .*nowhere.*model_index.json"):
         load_pipeline(text_model[1], base=str(tmp_path / "nowhere"))

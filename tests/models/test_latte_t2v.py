@@ -10,7 +10,7 @@ from skipdit import LatteT2V
 from skipdit.nn.embeddings import sincos_1d
 from tests.models.contract import Cuts, ModelContract, Reuses
 from tests.models.contract.videos import Videos
-from tests.models.subject import Inputs, LatteT2VSubject, assert_equal, sample
+from tests.models.subject import Inputs, LatteT2VSubject, assert_equal, in_dtype, sample
 
 TINY = {
     "sample_size": 4, "num_attention_heads": 2, "attention_head_dim": 8, "cross_attention_dim": 16,
@@ -165,6 +165,14 @@ class TestInputs(LatteT2VSubject):
         for changed in (other_text, other_time):
             assert not torch.allclose(sample(model, changed), sample(model, inputs))
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_a_mask_and_its_bias_are_the_same(self, model, dtype):
+        inputs = in_dtype(self.inputs(500), dtype)
+        bias = (1 - inputs["encoder_attention_mask"][:, None].to(dtype)) * -10_000.0
+        outputs = [sample(model.to(dtype), inputs | {"encoder_attention_mask": mask}) for mask in (None, bias)]
+        assert torch.equal(outputs[1], sample(model, inputs))
+        assert not torch.equal(*outputs)
+
     def test_padding_of_a_still_has_no_influence(self, model):
         inputs = self.inputs(500)
         mask = inputs["encoder_attention_mask"][:, None].expand(2, 2, 5)
@@ -237,10 +245,12 @@ class TestBadInputs(LatteT2VSubject):
                 r"encoder_hidden_states has shape \(2, 2, 5, 12\): with 0 stills it must be \[B, S, C\]",
             ),
             (
-                {"encoder_attention_mask": torch.ones(2, 1, 5)},
-                r"encoder_attention_mask has shape \(2, 1, 5\): for this text it must be \(2, 5\)",
+                {"encoder_attention_mask": torch.ones(2, 1, 5, dtype=torch.long)},
+                r"has shape \(2, 1, 5\) and dtype torch.int64: .* \(2, 5\), or a floating-point bias \(2, 1, 5\)",
             ),
-            ({"encoder_attention_mask": torch.ones(2, 4)}, r"has shape \(2, 4\): for this text it must be \(2, 5\)"),
+            ({"encoder_attention_mask": torch.zeros(2, 3, 5)}, r"has shape \(2, 3, 5\) .* it must be \(2, 5\), or"),
+            ({"encoder_attention_mask": torch.zeros(1, 1, 5)}, r"has shape \(1, 1, 5\) .* it must be \(2, 5\), or"),
+            ({"encoder_attention_mask": torch.ones(2, 4)}, r"has shape \(2, 4\) .* it must be \(2, 5\), or"),
             ({"hidden_states": torch.randn(2, 4, 3, 4, 5)}, "image is 4 x 5: both sides.*patch size 2"),
         ],
     )

@@ -86,7 +86,7 @@ class TestForward:
 
 
 class TestText:
-    """Theirs passes a mask on as if it were a bias; ours makes the bias of it."""
+    """Theirs passes a mask on as if it were a bias; ours makes the bias of it, or takes the bias."""
 
     MASK = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
 
@@ -96,7 +96,9 @@ class TestText:
     def test_a_mask_equals_the_bias_that_theirs_takes(self):
         ours, theirs = both()
         bias = ((1 - self.MASK) * -10_000.0)[:, None].repeat_interleave(3, dim=0)
-        assert torch.equal(sample(ours, self.masked()), sample(theirs, inputs() | {"encoder_attention_mask": bias}))
+        expected = sample(theirs, inputs() | {"encoder_attention_mask": bias})
+        for given in (self.MASK, bias[::3]):  # ours repeats it for the frames
+            assert torch.equal(sample(ours, self.masked(encoder_attention_mask=given)), expected)
 
     @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float32])
     def test_padding_has_no_influence(self, dtype):

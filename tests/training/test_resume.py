@@ -1,6 +1,7 @@
 """Stopping anywhere and going on ends in the same bits; what a full disk or a kill leaves is whole."""
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -216,6 +217,38 @@ def test_a_folder_of_another_run_is_refused_and_untouched(tmp_path, change):
     with pytest.raises(ValueError, match=rf"holds a run with other settings \({name}\): take another --out"):
         train(tiny_run(tmp_path, **change))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def forget(config, *names):
+    """Take fields out of config.json (`model.` before those of the model): it is from before they existed."""
+    path = config.out / "config.json"
+    old = json.loads(path.read_text())
+    for name in names:
+        inside, _, field = name.rpartition(".")
+        del (old[inside] if inside else old)[field]
+    path.write_text(json.dumps(old))
+
+
+def test_a_run_from_before_a_setting_existed_goes_on(tmp_path):
+    config = tiny_run(tmp_path)
+    with pytest.raises(Stopped):
+        train(config, on_step=stop_after(5))
+    forget(config, "optimizer", "betas", "model.prediction_type", "model.fuse")
+    train(config)
+    assert checkpointed_step(tmp_path) == 10
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "change"),
+    [("weight_decay", {"weight_decay": 0.1}), ("model.prediction_type", {"model": {"prediction_type": "sample"}})],
+)
+def test_a_setting_that_did_not_exist_was_its_default(tmp_path, forgotten, change):
+    with pytest.raises(Stopped):
+        train(tiny_run(tmp_path), on_step=stop_after(1))
+    forget(tiny_run(tmp_path), forgotten)
+    (name,) = change
+    with pytest.raises(ValueError, match=rf"other settings \({name}\)"):
+        train(tiny_run(tmp_path, **change))
 
 
 def test_a_run_that_was_moved_goes_on(tmp_path):

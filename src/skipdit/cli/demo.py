@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from skipdit.evaluation.compare import Result
 
 GAIN = 4.0  # of the difference rows, so that they can be seen
-FPS = 8.0
+FPS, SUFFIXES = 8.0, (".mp4", ".gif")
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,12 @@ def command(arguments: Sequence[str]) -> None:
 def demo(config: Demo) -> None:
     from skipdit.cli.bench import as_json, machine
     from skipdit.evaluation.compare import table
+    from skipdit.videos import check_target
 
     check_positive(config, "steps")
     check_seed(config.seed)
+    for suffix in SUFFIXES:  # a missing PyAV is better known before than after
+        check_target(config.out / f"demo{suffix}", fps=FPS)
     config.out.mkdir(parents=True, exist_ok=True)
     record = {"settings": asdict(config), "machine": machine(), "parts": {}}
     for name, part in parts().items():
@@ -104,7 +107,7 @@ def show(results: "Mapping[str, Result]", part: Part, config: Demo, name: str) -
         save_png(labelled_rows(rows, scale=3, title=title, captions=part.captions), path)
         return path
     page = labelled_clips(rows, scale=4, title=title, captions=part.captions)
-    for suffix in (".mp4", ".gif"):
+    for suffix in SUFFIXES:
         write_video(page, config.out / f"{name}{suffix}", fps=FPS)
     return config.out / f"{name}.gif"
 

@@ -24,7 +24,7 @@ from skipdit import evaluation
 from skipdit.cli.wanted import Wanted
 from skipdit.evaluation import contact_sheet, grid, to_uint8
 from skipdit.files import write_text
-from skipdit.videos import check_target, read_video, write_video
+from skipdit.videos import check_folder, check_target, read_video, write_frames, write_video
 
 FORMATS = {"mp4": ".mp4", "mkv": ".mkv", "webp": ".webp", "gif": ".gif", "frames": ""}
 VIDEO_FILES = (".mp4", ".mkv", ".webp", ".gif")
@@ -37,7 +37,7 @@ GRID_COLUMNS, SMALLEST_SIDE = 10, 64
 
 @dataclass(frozen=True)
 class Output:
-    """Where samples go: `suffix` is that of a single one, `fps` None for images."""
+    """Where samples go: `suffix` is that of a single one, "" for a folder of frames; `fps` is None for images."""
 
     out: Path
     unit: str
@@ -59,6 +59,8 @@ class Output:
         """An image [C, H, W] or a video [F, C, H, W] in [0, 1], whole or not at all."""
         if self.fps is None:
             evaluation.save_png(picture(pixels), self.path(sample))
+        elif self.suffix == "":  # not that of the path: a prompt may end in ".gif"
+            write_frames(to_uint8(pixels), self.path(sample), fps=self.fps)
         else:
             write_video(to_uint8(pixels), self.path(sample), fps=self.fps)
 
@@ -90,8 +92,11 @@ def check_output(output: Output, wanted: Iterable[Wanted]) -> None:
         raise FileExistsError(f"{output.out} is a folder: remove it, or take another --out")
     if output.fps is None:
         return
-    for path in [output.path(sample) for sample in wanted] + [output.out] * (output.out.suffix in VIDEO_FILES):
-        check_target(path, fps=output.fps)
+    check = check_folder if output.suffix == "" else check_target
+    for sample in wanted:
+        check(output.path(sample), fps=output.fps)
+    if output.out.suffix in VIDEO_FILES:
+        check_target(output.out, fps=output.fps)
 
 
 def finish(output: Output, wanted: list[Wanted]) -> str:

@@ -32,13 +32,14 @@ def command(arguments: Sequence[str]) -> None:
 def plan(config: Plan) -> None:
     from skipdit import caching
     from skipdit.evaluation.price import price
+    from skipdit.hub.load import PUBLISHED
     from skipdit.pipelines.schedulers import make_scheduler, set_timesteps
 
     cache = config.cache.config() or caching.SkipCacheConfig()
     if config.steps is not None and config.steps < 1:
         raise ValueError(f"steps is {config.steps}: a run has at least one step")
     model = model_on_meta(config.model)
-    scheduler, steps = ("ddpm", 250) if "num_classes" in model.config else ("ddim-leading", 50)
+    scheduler, steps = PUBLISHED[type(model)]
     timesteps = set_timesteps(make_scheduler(config.scheduler or scheduler), config.steps or steps)
     cache.check_depth(model.depth)
     planned = caching.plan(cache.schedule, timesteps)

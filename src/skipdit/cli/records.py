@@ -8,7 +8,7 @@ Both are whole or absent, and the manifest names no file that is not there.
 import csv
 import io
 import json
-import shutil
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,12 @@ from skipdit.cli.wanted import Wanted
 from skipdit.files import write_text
 
 MANIFEST = "manifest.csv"
+UUID = "[0-9a-f]{32}"
+LEFT = re.compile(  # what a killed `write_video`, `save_png` or `write_text` leaves
+    rf"\.partial-{UUID}({'|'.join(map(re.escape, VIDEO_FILES))})"
+    rf"|\.\d{{6,}}\.{UUID}\.png"
+    rf"|\.({re.escape(RECORD)}|{re.escape(MANIFEST)})\.{UUID}"
+)
 FREE = {  # settings that may change between a run and its continuation: no sample that is there depends on them
     "out", "num_images", "num_per_prompt", "batch_size", "device", "compile", "offload", "vae_slicing",
     "prompt", "prompts_file",  # which `prompts` speaks for
@@ -25,8 +31,9 @@ FREE = {  # settings that may change between a run and its continuation: no samp
 
 
 def open_run(output: Output, record: Mapping[str, Any]) -> None:
-    """Make the folder, with the settings in it, and rid it of what a killed process left half-written.
+    """Make the folder, with the settings in it, and rid it of the files that a killed process left half-written.
 
+    A folder of frames that was left so is replaced by `whole_folder`, when its sample is drawn.
     Raises: ValueError where the folder holds samples of settings that do not go on with these.
     """
     text = json.dumps(record, indent=2, default=str) + "\n"
@@ -38,8 +45,9 @@ def open_run(output: Output, record: Mapping[str, Any]) -> None:
                 "take another --out, or remove it"
             )
     output.folder.mkdir(parents=True, exist_ok=True)
-    for partial in output.folder.glob(".partial-*"):
-        shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+    for entry in output.folder.iterdir():
+        if LEFT.fullmatch(entry.name) and entry.is_file():
+            entry.unlink()
     write_where_new(output.folder / RECORD, text)
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -56,7 +56,7 @@ class Sample:
     seed: int = 0
     """sample i of classes starts from noise of (seed, i), copy k of prompt p from (seed, p, k), whatever the batch"""
     steps: int = 50
-    scheduler: str = "ddpm"
+    scheduler: Annotated[str | None, left_out("NAME", "(default: ddpm, of text ddim-leading)")] = None
     """ddpm, ddim, ddim-leading, dpm++, dpm++-sde, unipc, euler, euler-a, heun"""
     guidance_scale: Annotated[float | None, left_out("SCALE", "(default: 1.5 for images, 4 for videos)")] = None
     """classifier-free guidance, off at 1; published: 7 for videos of classes, 7.5 of text"""
@@ -108,7 +108,7 @@ def sample(config: Sample) -> None:
         run.pipeline.transformer.enable_cache(run.cache)
     seconds = draw_missing(run)
     made = finish(run.output, run.samples)
-    print(f"{config.out}: {made}, {config.steps} {config.scheduler} steps in {seconds:.1f} s")
+    print(f"{config.out}: {made}, {config.steps} {run.config.scheduler} steps in {seconds:.1f} s")
     if run.cache is not None:
         print(f"plan {run.plan}: {run.plan.full} full, {run.plan.cached} cached")
 
@@ -154,10 +154,12 @@ def prepared(config: Sample) -> Run:
     from skipdit.cli import outputs, tasks, wanted
     from skipdit.evaluation.compare import Way, plan_of
     from skipdit.hub import load_pipeline
+    from skipdit.hub.load import published_scheduler
 
     check(config)
     cache, prompts = config.cache.config(), wanted.read_prompts(config)
     pipeline = load_pipeline(config.model, scheduler=config.scheduler, vae=config.vae, base=config.base)
+    config = replace(config, scheduler=config.scheduler or published_scheduler(pipeline.transformer))
     unit = tasks.check_flags(config, pipeline)
     output = outputs.output_of(config, unit)
     samples = wanted.samples_of(config, pipeline, prompts, unit=unit)

@@ -7,17 +7,13 @@
 A flag that the model at hand has no use for is an error, and so is a value that it would refuse later.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 from diffusers import DiffusionPipeline
 
 from skipdit.cli.flags import guided_channels
-from skipdit.data.text import MAX_TOKENS, longest
 from skipdit.models import DiT, Latte, LatteT2V
-from skipdit.models.checks import check_frames
 from skipdit.pipelines import PixelAutoencoder, draw
 
 GUIDANCE_SCALES = {"class-to-image": 1.5, "class-to-video": 4.0, "text-to-video": 4.0}  # where nobody says
@@ -27,7 +23,6 @@ UNITS = {IMAGE: "image", VIDEO: "video", TEXT: "video"}
 USES: dict[str, tuple[tuple[str, ...], str]] = {  # flag -> the tasks that have a use for it, what to do for the others
     "classes": ((IMAGE, VIDEO), "give --prompt"),
     "num_images": ((IMAGE, VIDEO), "give --num-per-prompt"),
-    "guidance_channels": ((IMAGE, VIDEO), "leave it out"),
     "prompt": ((TEXT,), "give --classes"),
     "prompts_file": ((TEXT,), "give --classes"),
     "negative_prompt": ((TEXT,), "leave it out"),
@@ -80,51 +75,5 @@ def usual_guidance(pipeline: DiffusionPipeline) -> float:
 def check_run(config: Any, pipeline: DiffusionPipeline, subjects: draw.Subjects, settings: draw.Settings) -> None:
     """ValueError for what would stop the run after its first step, or take no effect."""
     draw.check(pipeline, subjects, settings)
-    task, model = task_of(pipeline), pipeline.transformer.config
-    if task != IMAGE:
-        longest_clip = model.num_frames if task == VIDEO else model.video_length
-        check_frames(settings.num_frames or longest_clip, at_most=longest_clip, num_images=0)
-        check_chunks(config, pipeline)
-    if task == TEXT:
-        check_text_guidance(config, settings)
-        check_text_size(pipeline, settings)
-        check_text_latents(pipeline)
-        check_lengths({"prompt": subjects, "negative_prompt": [settings.negative_prompt]}, pipeline.tokenizer)
-
-
-def check_chunks(config: Any, pipeline: DiffusionPipeline) -> None:
     if config.decode_chunk_size is not None and isinstance(pipeline.vae, PixelAutoencoder | None):
         raise ValueError(f"decode_chunk_size is {config.decode_chunk_size}, but this model draws pixels: leave it out")
-
-
-def check_text_guidance(config: Any, settings: draw.Settings) -> None:
-    """diffusers' LattePipeline guides above 1 alone."""
-    if settings.guidance_scale < 1:
-        raise ValueError(f"guidance_scale is {settings.guidance_scale}: a text-to-video model takes 1 (off) or more")
-    if config.negative_prompt is not None and settings.guidance_scale == 1:
-        raise ValueError(f"negative_prompt is {config.negative_prompt!r} at guidance_scale 1, which is none: raise it")
-
-
-def check_text_size(pipeline: DiffusionPipeline, settings: draw.Settings) -> None:
-    """LattePipeline takes multiples of 8 alone, and the model whole patches of latents."""
-    model, scale = pipeline.transformer.config, pipeline.vae_scale_factor
-    unit = math.lcm(8, scale * model.patch_size)
-    for side in (settings.height, settings.width):
-        side = model.sample_size * scale if side is None else side
-        if side < 1 or side % unit:
-            raise ValueError(f"video side {side} is not a multiple of {unit} above 0: take one that is with --size")
-
-
-def check_text_latents(pipeline: DiffusionPipeline) -> None:
-    drawn, taken = pipeline.transformer.config.in_channels, pipeline.vae.config.latent_channels
-    if drawn != taken:
-        raise ValueError(f"the model draws {drawn} channels, its vae takes {taken}: give the vae of its latents")
-
-
-def check_lengths(texts: dict[str, Sequence[str]], tokenizer: Any) -> None:
-    """LattePipeline would cut longer ones off."""
-    for name, prompts in texts.items():
-        for prompt in dict.fromkeys(prompts):
-            if (tokens := longest([prompt], tokenizer)) > MAX_TOKENS:
-                start = prompt[:30]
-                raise ValueError(f"{name} '{start}...' has {tokens} tokens, more than {MAX_TOKENS}: shorten it")

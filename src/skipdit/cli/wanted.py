@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from diffusers import DiffusionPipeline
 
-from skipdit.files import distinct_names, safe_name
+from skipdit.files import distinct_names, ends_in_hash, safe_name
 from skipdit.pipelines.draw import subjects_for
 
 VBENCH_COPIES = 5
@@ -83,8 +83,13 @@ def vbench(prompts: Sequence[str], *, seed: int, copies: int) -> list[Wanted]:
 
 
 def vbench_names(prompts: Sequence[str]) -> list[str]:
-    """VBench finds videos by the exact prompt, so that a name is judged with the copy behind: "a dog." may end so."""
-    names = distinct_names([f"{prompt}-0" for prompt in prompts], at_most=LONGEST_NAME)
+    """VBench finds videos by the exact prompt, so that a name is judged with the copy behind: "a dog." may end so.
+
+    A prompt that ends as a name with a hash does is judged without, which gives it a hash: the copy would hide that it
+    can be the name of another prompt.
+    """
+    judged = [prompt if ends_in_hash(prompt) else f"{prompt}-0" for prompt in prompts]
+    names = distinct_names(judged, at_most=LONGEST_NAME)
     return [re.sub(r"-0(?=(-[0-9a-f]{12})?$)", "", name) for name in names]
 
 

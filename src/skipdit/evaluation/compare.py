@@ -4,7 +4,8 @@ The controls that every cached result is held against, at equal FLOPs: fewer ste
 (nothing fresh but the output head) with a Taylor forecast.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from diffusers import DiffusionPipeline
@@ -15,6 +16,7 @@ from skipdit.caching import Plan, SkipCacheConfig, plan
 from skipdit.evaluation.cost import Latency, measure_side_by_side
 from skipdit.evaluation.fidelity import WINDOW, Fidelity, fidelity
 from skipdit.evaluation.price import Price, price
+from skipdit.models.base import LongSkipModel
 from skipdit.pipelines.draw import Settings, Subjects, draw, text_tokens
 from skipdit.pipelines.schedulers import set_timesteps
 from skipdit.randomness import generator
@@ -74,24 +76,36 @@ def price_of(pipeline: DiffusionPipeline, way: Way, sampling: Sampling) -> Price
 
 def check_size(pipeline: DiffusionPipeline) -> None:
     """Known before the drawing: SSIM needs images as large as its window."""
-    smallest = min(pipeline.transformer.grid) * pipeline.transformer.config.patch_size
-    if pipeline.vae is None and smallest < WINDOW:
+    scale = 1 if pipeline.vae is None else 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+    smallest = min(pipeline.transformer.grid) * pipeline.transformer.config.patch_size * scale
+    if smallest < WINDOW:
         raise ValueError(f"images have a side of {smallest} pixels: SSIM compares sides of at least {WINDOW}")
 
 
-def draw_way(pipeline: DiffusionPipeline, way: Way, sampling: Sampling) -> tuple[Tensor, int]:
-    """Samples in [0, 1] and the bytes that the cache held at the most; the cache is off again after."""
+def draw_way(pipeline: DiffusionPipeline, way: Way, sampling: Sampling, *, first: int = 0) -> tuple[Tensor, int]:
+    """Samples in [0, 1] and the bytes that the cache held at the most; the cache is off again after.
+
+    Sample i starts from (seed, first + i), for those who draw in parts.
+    """
     model, settings = pipeline.transformer, Settings(way.steps, sampling.guidance_scale, sampling.guidance_channels)
-    noise = [generator(sampling.seed, index) for index in range(len(sampling.subjects))]
-    if way.cache is not None:
-        model.enable_cache(way.cache)
-    try:
+    noise = [generator(sampling.seed, first + index) for index in range(len(sampling.subjects))]
+    with caching(model, way.cache):
         samples = draw(pipeline, sampling.subjects, noise, settings)
         held = sum(stats.bytes_remembered for stats in model.cache_stats().values()) if way.cache else 0
-    finally:
-        if way.cache is not None:
-            model.disable_cache()
     return samples, held
+
+
+@contextmanager
+def caching(model: LongSkipModel, cache: SkipCacheConfig | None) -> Iterator[None]:
+    """With a cache on the model, off again afterwards, or without one."""
+    if cache is None:
+        yield
+        return
+    model.enable_cache(cache)
+    try:
+        yield
+    finally:
+        model.disable_cache()
 
 
 def controls(pipeline: DiffusionPipeline, way: Way, sampling: Sampling) -> dict[str, Way]:

@@ -17,10 +17,7 @@ from skipdit.models.base import LongSkipModel
 from skipdit.pipelines import ClassToImagePipeline, ClassToVideoPipeline, PixelAutoencoder
 from skipdit.pipelines.schedulers import make_scheduler
 
-EMBEDDED = (
-    "fashion-skip", "fashion-dit", "moving-digits-skip", "moving-digits-latte", "captioned-digits-skip",
-    "captioned-digits-latte",
-)  # fmt: skip
+EMBEDDED = ("fashion-skip", "fashion-dit", "moving-digits-skip", "captioned-digits-skip")
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
 MODELS = {"DiT": DiT, "Latte": Latte, "LatteT2V": LatteT2V, "LatteTransformer3DModel": LatteT2V}
 VAES = {
@@ -29,6 +26,7 @@ VAES = {
     "PixelAutoencoder": PixelAutoencoder,
 }
 PIPELINES = {DiT: ClassToImagePipeline, Latte: ClassToVideoPipeline}  # of classes
+PUBLISHED = {DiT: ("ddpm", 250), Latte: ("ddpm", 250), LatteT2V: ("ddim-leading", 50)}  # scheduler and steps
 MINILM_WIDTH = 384
 INERT = {  # settings of diffusers 0.24 at the values that change nothing in Latte
     "attention_type": "default", "double_self_attention": False, "norm_num_groups": 32, "num_vector_embeds": None,
@@ -44,14 +42,15 @@ def embedded_folder(name: str) -> Path:
 
 
 def load_pipeline(
-    source: str, *, scheduler: str = "ddpm", vae: str | None = None, base: str | None = None
+    source: str, *, scheduler: str | None = None, vae: str | None = None, base: str | None = None
 ) -> DiffusionPipeline:
     """A pipeline from an embedded name, a model or pipeline folder, or a checkpoint file, by the model that it holds.
 
     A DiT comes as `ClassToImagePipeline`, a Latte as `ClassToVideoPipeline`, a LatteT2V as diffusers' `LattePipeline`.
 
     Args:
-        scheduler: a name of `skipdit.pipelines.schedulers`; it takes the place of the one in a pipeline folder.
+        scheduler: a name of `skipdit.pipelines.schedulers`; it takes the place of the one in a pipeline folder. Left
+            out, it is the published one: ddpm for a model of classes, ddim-leading for one of text.
         vae: folder of the autoencoder for a model of latents; a pipeline folder brings its own.
         base: folder of a text pipeline (Latte-1) that lends text encoder and autoencoder to a text model that comes
             without. One trained on MiniLM's states and pixels, as the embedded ones are, needs none.
@@ -62,8 +61,9 @@ def load_pipeline(
         OSError: the text encoder's package is not installed.
     """
     path, model = locate(source), load_model(source)
+    name = published_scheduler(model) if scheduler is None else scheduler
     said = model.config.prediction_type
-    noise = make_scheduler(scheduler, learned_variance=learns_variance(model), prediction_type=said)
+    noise = make_scheduler(name, learned_variance=uses_variance(model), prediction_type=said)
     own = path if is_pipeline(path) else None
     if isinstance(model, LatteT2V):
         return text_to_video(model, noise, base=own if base is None else Path(base), vae=vae)
@@ -201,5 +201,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def learns_variance(model: LongSkipModel) -> bool:
-    return model.config.out_channels == 2 * model.config.in_channels
+def published_scheduler(model: LongSkipModel) -> str:
+    scheduler, _ = PUBLISHED[type(model)]
+    return scheduler
+
+
+def uses_variance(model: LongSkipModel) -> bool:
+    """Whether ddpm takes the model's variance channels; LattePipeline would guide them out of their bounds."""
+    return not isinstance(model, LatteT2V) and model.config.out_channels == 2 * model.config.in_channels

@@ -40,6 +40,9 @@ def load_original(
             that is not the published one (64 and 16), or class_dropout_prob=0 for a table without a null class. With
             num_skips and fuse="residual" a vanilla checkpoint becomes a skip model that computes exactly the same.
 
+    A published "partial" training checkpoint (LatteIMG-skip-partial: two outer skips, numbered outermost first) cannot
+    be told from ours by its tensors and is not supported: no error says so.
+
     Raises:
         ValueError: unknown `arch`, or an argument that is missing or out of bounds.
         CheckpointError: a file that is no checkpoint (truncated, pickled code), is of no known architecture, or has

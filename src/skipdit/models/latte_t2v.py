@@ -172,8 +172,12 @@ class LatteT2V(LongSkipModel):
         text = per_picture(self.caption_projection(encoder_hidden_states), frames=frames, pictures=pictures)
         bias = None
         if encoder_attention_mask is not None:
-            mask = per_picture(encoder_attention_mask[..., None].to(stream.dtype), frames=frames, pictures=pictures)
-            bias = rearrange((1 - mask) * DISCARDED, "n s 1 -> n 1 s")
+            bias = encoder_attention_mask.to(stream.dtype)
+            if is_bias(encoder_attention_mask, num_images=num_images):
+                bias = repeat(bias, "b 1 s -> (b f) 1 s", f=pictures)
+            else:
+                mask = per_picture(bias[..., None], frames=frames, pictures=pictures)
+                bias = rearrange((1 - mask) * DISCARDED, "n s 1 -> n 1 s")
         return stream, LatteT2VContext(
             text=text,
             text_bias=bias,
@@ -229,7 +233,8 @@ class LatteT2V(LongSkipModel):
             timestep: [B], 0..999.
             encoder_hidden_states: token states [B, S, caption_channels]; with stills [B, 1 + M, S, caption_channels],
                 the clip's text and one for each still.
-            encoder_attention_mask: 1 where a token counts and 0 where it is padding, [B, S] or [B, 1 + M, S].
+            encoder_attention_mask: 1 where a token counts and 0 where it is padding, [B, S] or [B, 1 + M, S]; without
+                stills also diffusers' additive bias [B, 1, S] in floating point, 0 and -10000, taken as it is.
             enable_temporal_attentions: False leaves the temporal blocks out: F pictures apart from each other.
             num_images: M.
 
@@ -266,7 +271,17 @@ def check_text(text: Tensor, mask: Tensor | None, *, num_images: int) -> None:
         raise ValueError(
             f"encoder_hidden_states has shape {tuple(text.shape)}: with {num_images} stills it must be {wanted}"
         )
-    if mask is not None and mask.shape != text.shape[:-1]:
-        raise ValueError(
-            f"encoder_attention_mask has shape {tuple(mask.shape)}: for this text it must be {tuple(text.shape[:-1])}"
-        )
+    if mask is None or mask.shape == text.shape[:-1]:
+        return
+    if is_bias(mask, num_images=num_images) and mask.shape == (len(text), 1, text.shape[1]):
+        return
+    or_bias = f", or a floating-point bias {(len(text), 1, text.shape[1])}" if num_images == 0 else ""
+    raise ValueError(
+        f"encoder_attention_mask has shape {tuple(mask.shape)} and dtype {mask.dtype}: for this text it must be"
+        f" {tuple(text.shape[:-1])}{or_bias}"
+    )
+
+
+def is_bias(mask: Tensor, *, num_images: int) -> bool:
+    """Whether a text mask is the additive bias [B, 1, S] of diffusers; with stills [B, 1 + M, S] is a mask."""
+    return num_images == 0 and mask.ndim == 3 and mask.is_floating_point()

@@ -22,11 +22,14 @@ def sincos_1d(coordinates: Tensor, width: int) -> Tensor:
 
 
 def sincos_2d(height: int, width: int, dim: int, *, device: torch.device | None = None) -> Tensor:
-    """Fixed position table [height * width, dim] of a row-major grid, columns in the first half, float32."""
-    columns = sincos_1d(torch.arange(width, device=device), dim // 2)
-    rows = sincos_1d(torch.arange(height, device=device), dim // 2)
+    """Fixed position table [height * width, dim] of a row-major grid, columns in the first half, float32.
+
+    It is made on the CPU wherever it goes: MPS has no float64.
+    """
+    columns = sincos_1d(torch.arange(width, device="cpu"), dim // 2)
+    rows = sincos_1d(torch.arange(height, device="cpu"), dim // 2)
     table = torch.cat([repeat(columns, "w d -> (h w) d", h=height), repeat(rows, "h d -> (h w) d", w=width)], dim=-1)
-    return table.float()
+    return table.float().to(torch.get_default_device() if device is None else device)
 
 
 def timestep_sinusoid(timestep: Tensor, width: int = FREQUENCY_WIDTH) -> Tensor:

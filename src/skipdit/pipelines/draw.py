@@ -6,6 +6,7 @@ A sample is a function of its subject, its noise and the settings, whatever else
 pipelines pad prompts to the longest of a batch and attend to the padding; so each prompt has a call of its own.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
@@ -15,6 +16,8 @@ import torch
 from diffusers import DiffusionPipeline, LattePipeline
 from torch import Tensor
 
+from skipdit.data.text import MAX_TOKENS, longest, plain
+from skipdit.models.checks import check_at_least_one, check_frames
 from skipdit.pipelines.class_conditional import Channels, ClassConditionalPipeline
 from skipdit.pipelines.class_to_image import ClassToImagePipeline
 from skipdit.pipelines.class_to_video import ClassToVideoPipeline
@@ -50,7 +53,7 @@ def draw(
     Subjects are class ids, prompts, or None each for a model that is told nothing.
     Raises: ValueError for what the pipeline refuses, or a pipeline that is none of ours.
     """
-    raise ValueError(f"{type(pipeline).__name__} is no pipeline that this draws with: call it yourself")
+    raise foreign(pipeline)
 
 
 @draw.register
@@ -130,7 +133,12 @@ def told_of_steps(on_step: Callable[[], None]) -> Callable:
 
 @singledispatch
 def check(pipeline: DiffusionPipeline, subjects: Subjects, settings: Settings) -> None:
-    """Raise ValueError, before anything is drawn, for what `draw` would refuse."""
+    """Raise ValueError, before anything is drawn, for what `draw` would refuse, leave out or cut off."""
+    raise foreign(pipeline)
+
+
+def foreign(pipeline: DiffusionPipeline) -> ValueError:
+    return ValueError(f"{type(pipeline).__name__} is no pipeline that this draws with: call it yourself")
 
 
 @check.register
@@ -140,6 +148,64 @@ def check_classes(pipeline: ClassConditionalPipeline, subjects, settings) -> Non
     pipeline.check_guidance(settings.guidance_scale, settings.guidance_channels)
     pipeline.check_output("pt")
     pipeline.latent_size(settings.height, settings.width)
+
+
+@check.register
+def check_videos(pipeline: ClassToVideoPipeline, subjects, settings) -> None:
+    check_classes(pipeline, subjects, settings)
+    check_clip(settings, longest_clip=pipeline.transformer.config.num_frames)
+
+
+@check.register
+def check_texts(pipeline: LattePipeline, subjects, settings) -> None:
+    check_text_guidance(settings)
+    check_clip(settings, longest_clip=pipeline.transformer.config.video_length)
+    check_text_size(pipeline, settings)
+    check_text_latents(pipeline)
+    check_lengths(pipeline, {"prompt": subjects, "negative_prompt": [settings.negative_prompt]})
+
+
+def check_clip(settings: Settings, *, longest_clip: int) -> None:
+    frames = longest_clip if settings.num_frames is None else settings.num_frames
+    check_frames(frames, at_most=longest_clip, num_images=0)
+    check_at_least_one(decode_chunk_size=settings.decode_chunk_size)
+
+
+def check_text_guidance(settings: Settings) -> None:
+    """LattePipeline guides above 1 alone, and all channels."""
+    if settings.guidance_scale < 1:
+        raise ValueError(f"guidance_scale is {settings.guidance_scale}: a text-to-video model takes 1 (off) or more")
+    if settings.guidance_channels != "all":
+        channels = settings.guidance_channels
+        raise ValueError(f"guidance_channels is {channels}, for which a text-to-video model has no use: leave it out")
+    if settings.negative_prompt and settings.guidance_scale == 1:
+        prompt = settings.negative_prompt
+        raise ValueError(f"negative_prompt is {prompt!r} at guidance_scale 1, which is none: raise it")
+
+
+def check_text_size(pipeline: LattePipeline, settings: Settings) -> None:
+    """LattePipeline takes multiples of 8 alone, and the model whole patches of latents."""
+    model, scale = pipeline.transformer.config, pipeline.vae_scale_factor
+    unit = math.lcm(8, scale * model.patch_size)
+    for side in (settings.height, settings.width):
+        side = model.sample_size * scale if side is None else side
+        if side < 1 or side % unit:
+            raise ValueError(f"video side {side} is not a multiple of {unit} above 0: take one that is")
+
+
+def check_text_latents(pipeline: LattePipeline) -> None:
+    drawn, taken = pipeline.transformer.config.in_channels, pipeline.vae.config.latent_channels
+    if drawn != taken:
+        raise ValueError(f"the model draws {drawn} channels, its vae takes {taken}: give the vae of its latents")
+
+
+def check_lengths(pipeline: LattePipeline, texts: dict[str, Sequence[str]]) -> None:
+    """LattePipeline would cut longer ones off."""
+    for name, prompts in texts.items():
+        for prompt in dict.fromkeys(prompts):
+            if (tokens := longest([prompt], pipeline.tokenizer)) > MAX_TOKENS:
+                start = prompt[:30]
+                raise ValueError(f"{name} '{start}...' has {tokens} tokens, more than {MAX_TOKENS}: shorten it")
 
 
 def subjects_for(
@@ -164,5 +230,5 @@ def text_tokens(pipeline: DiffusionPipeline, prompts: Subjects) -> int | None:
     """Tokens of a prompt as the model sees them, the mean over prompts; None where there is no text."""
     if getattr(pipeline, "tokenizer", None) is None:
         return None
-    lengths = [len(ids) for ids in pipeline.tokenizer(list(prompts)).input_ids]
+    lengths = [min(len(ids), MAX_TOKENS) for ids in pipeline.tokenizer(plain(prompts)).input_ids]
     return round(sum(lengths) / len(lengths))

@@ -8,9 +8,9 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -203,7 +203,7 @@ def export(model: LongSkipModel, config: TrainConfig) -> None:
 def check_same_run(config: TrainConfig) -> None:
     """A folder that holds another run is an error, since its checkpoints would be continued."""
     path = config.out / "config.json"
-    if path.exists() and (changed := differing(json.loads(path.read_text()), json.loads(as_json(config)))):
+    if path.exists() and (changed := differing(written(path, like=config), json.loads(as_json(config)))):
         raise ValueError(
             f"{config.out} holds a run with other settings ({', '.join(changed)}): take another --out, or its settings"
         )
@@ -216,6 +216,18 @@ def write_config(config: TrainConfig) -> None:
 
 def as_json(config: TrainConfig) -> str:
     return json.dumps(asdict(config), indent=2, default=str)
+
+
+def written(path: Path, *, like: TrainConfig) -> dict:
+    """The settings in a config.json; a field that did not exist when it was written has its default."""
+    old = json.loads(path.read_text())
+    return defaults(like) | old | {"model": defaults(like.model) | old.get("model", {})}
+
+
+def defaults(settings: Any) -> dict:
+    """The fields of a dataclass that have a default, as they are written."""
+    given = {field.name: field.default for field in fields(settings) if field.default is not MISSING}
+    return json.loads(json.dumps(given, default=str))
 
 
 def differing(old: dict, new: dict) -> list[str]:
