@@ -25,7 +25,6 @@ class Demo:
     out: Path = Path("demo")
     steps: int = 50
     interval: int = 3
-    guidance_scale: float = 2.0
     seed: int = 0
 
 
@@ -37,6 +36,7 @@ class Part:
     title: str
     subjects: tuple[int, ...] | tuple[str, ...]
     captions: tuple[str, ...]
+    guidance_scale: float
     repeats: int
 
 
@@ -48,13 +48,13 @@ def parts() -> dict[str, Part]:
     classes = (2, 13, 20, 31, 33, 39)  # zero left, three down, five up, seven right, eight down, nine right
     prompts = tuple(caption(digit, direction) for digit, direction in ((1, 3), (4, 0), (6, 2), (8, 1)))
     return {
-        "class-to-image": Part("fashion-skip", "Skip-DiT on Fashion-MNIST", clothes, FASHION_CLASSES, 3),
+        "class-to-image": Part("fashion-skip", "Skip-DiT on Fashion-MNIST", clothes, FASHION_CLASSES, 2.0, 3),
         "class-to-video": Part(
             "moving-digits-skip", "Latte with long skips on moving digits", classes,
-            tuple(CLASS_NAMES[index] for index in classes), 1,
+            tuple(CLASS_NAMES[index] for index in classes), 3.0, 1,
         ),
         "text-to-video": Part(
-            "captioned-digits-skip", "LatteT2V with long skips, in diffusers' LattePipeline", prompts, prompts, 1
+            "captioned-digits-skip", "LatteT2V with long skips, in diffusers' LattePipeline", prompts, prompts, 3.0, 1
         ),
     }  # fmt: skip
 
@@ -92,7 +92,7 @@ def draw(part: Part, config: Demo) -> "dict[str, Result]":
     pipeline = load_pipeline(part.model, scheduler="ddim")
     caches = [SkipCacheConfig(interval=config.interval, forecast=forecast) for forecast in ("hold", "taylor")]
     ways = {UNCACHED: Way(config.steps)} | {name_of(cache): Way(config.steps, cache) for cache in caches}
-    sampling = Sampling(part.subjects, config.guidance_scale, seed=config.seed)
+    sampling = Sampling(part.subjects, part.guidance_scale, seed=config.seed)
     return compare(pipeline, ways, sampling, repeats=part.repeats, warmup=1)
 
 
