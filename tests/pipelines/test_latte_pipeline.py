@@ -63,7 +63,7 @@ def test_our_transformer_draws_what_that_of_diffusers_draws():
     ours = pipeline()
     ours.transformer = tiny_latte_t2v(num_skips=0)
     theirs = pipeline()
-    ours_alone = ("num_skips", "fuse", "_use_default_values")
+    ours_alone = ("num_skips", "fuse", "prediction_type", "_use_default_values")
     settings = {name: value for name, value in ours.transformer.config.items() if name not in ours_alone}
     theirs.transformer = LatteTransformer3DModel(**settings).eval()
     theirs.transformer.load_state_dict(ours.transformer.state_dict(), strict=True)
