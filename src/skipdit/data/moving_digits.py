@@ -6,7 +6,7 @@ D is a digit of MNIST shrunk to 20 x 20, (y_f, x_f) its corner in pixels: biline
 smooth and every frame holds the whole digit. Clip i is a function of i alone.
 
     moving-digits      class labels: 4 * digit + direction, 40 classes
-    captioned-digits   the same clips with one of 8 phrasings of the caption, as token states of MiniLM
+    captioned-digits   the same clips with one of 4 phrasings of the caption, as token states of MiniLM
 """
 
 from dataclasses import dataclass
@@ -33,13 +33,9 @@ HELD_OUT = 50  # digits of each class that are kept for the test split
 WAYS = ("upwards", "downwards", "to the left", "to the right")
 PHRASINGS = (
     "the digit {word} moving {way}",
-    "{article} {word} moving {direction}",
-    "the number {word} goes {direction}",
+    "{article} {word} moving {way}",
+    "{word} moving {way}",
     "{figure} moving {way}",
-    "a handwritten {word} drifting {way}",
-    "a handwritten {figure} that moves {direction}",
-    "{article} {figure} sliding {way}",
-    "the digit {figure} travels {way}",
 )
 
 
@@ -127,10 +123,10 @@ class MovingDigits:
 
 @dataclass(frozen=True)
 class CaptionedDigits:
-    """The same clips with captions as token states: 320 captions float32 [320, S, D] with their mask int64 [320, S].
+    """The same clips with captions as token states: 160 captions float32 [160, S, D] with their mask int64 [160, S].
 
     `empty` [S, D] are the first S states of the empty caption padded to 120 tokens. The caption of clip i has phrasing
-    i mod 8.
+    i mod 4.
     """
 
     clips: MovingDigits
@@ -158,7 +154,7 @@ class CaptionedDigits:
         return [CAPTIONS[index] for index in self.caption_ids(indices).tolist()]
 
     def caption_ids(self, indices: Tensor) -> Tensor:
-        """8 * class + phrasing, int64 [B]."""
+        """4 * class + phrasing, int64 [B]."""
         return len(PHRASINGS) * self.clips.class_ids(indices) + indices % len(PHRASINGS)
 
     def conditions(self, indices: Tensor, *, dropped: Tensor) -> dict[str, Tensor]:
@@ -179,12 +175,11 @@ class CaptionedDigits:
 
 
 def caption(digit: int, direction: int, phrasing: int = 0) -> str:
-    """ "the digit eight moving upwards" and 7 other ways to say so; `direction` is an index into DIRECTIONS."""
+    """ "the digit eight moving upwards" and 3 other ways to say so; `direction` is an index into DIRECTIONS."""
     return PHRASINGS[phrasing].format(
         article="an" if digit == 8 else "a",
         word=DIGITS[digit],
         figure=digit,
-        direction=DIRECTIONS[direction],
         way=WAYS[direction],
     )
 

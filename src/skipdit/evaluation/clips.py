@@ -30,6 +30,6 @@ def draw_clips(
 
 
 def captions(class_ids: Sequence[int]) -> list[str]:
-    """A caption for each class id, the same for equal ones; over the 40 classes each phrasing occurs five times."""
+    """A caption for each class id, the same for equal ones; over the 40 classes each phrasing occurs ten times."""
     classes = [divmod(class_id, len(DIRECTIONS)) for class_id in class_ids]
     return [caption(digit, way, (digit + 2 * way) % len(PHRASINGS)) for digit, way in classes]
