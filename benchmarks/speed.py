@@ -8,6 +8,7 @@ Random weights, batch 2 (a sample and its null class); candidates run in turns:
     DiT-B/2 with 6 skips        256 tokens
     Latte, 6 layers of 384      8 frames of 64 tokens, 3 skips
     LatteT2V, 6 layers of 384   8 frames of 64 tokens, 120 text tokens, 3 skips
+    HunyuanDiT, 8 of 384        256 tokens, 77 + 256 text tokens, 3 skips
 """
 
 import argparse
@@ -16,18 +17,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import DiTTransformer2DModel, LatteTransformer3DModel
+from diffusers import DiTTransformer2DModel, HunyuanDiT2DModel, LatteTransformer3DModel
 
-from skipdit import DiT, Latte, LatteT2V, SkipCacheConfig
+from skipdit import DiT, HunyuanDiT, Latte, LatteT2V, SkipCacheConfig
 from skipdit.caching import plan
 from skipdit.cli.bench import machine
 from skipdit.diffusion import respace
 from skipdit.evaluation import Latency, measure_side_by_side
 from skipdit.evaluation.price import price
 from skipdit.models.base import LongSkipModel
+from skipdit.nn.embeddings import rotary_tables
 
 RUN_STEPS = 12  # of the cached runs; divisible by every interval
-BRANCHES = {DiT: (1, 4), Latte: (1,), LatteT2V: (1,)}
+BRANCHES = {DiT: (1, 4), Latte: (1,), LatteT2V: (1,), HunyuanDiT: (1,)}
 
 
 def latte(**config) -> Latte:
@@ -40,10 +42,16 @@ T2V = {
     "attention_bias": True, "activation_fn": "gelu-approximate", "norm_type": "ada_norm_single",
     "norm_elementwise_affine": False, "norm_eps": 1e-6, "num_embeds_ada_norm": 1000,
 }  # fmt: skip
+HUNYUAN = {
+    "num_attention_heads": 6, "attention_head_dim": 64, "hidden_size": 384, "num_layers": 8, "mlp_ratio": 4.3637,
+    "in_channels": 4, "patch_size": 2, "sample_size": 32, "cross_attention_dim": 256, "cross_attention_dim_t5": 512,
+    "pooled_projection_dim": 256, "use_style_cond_and_image_meta_size": False,
+}  # fmt: skip
 MODELS: dict[str, Callable[[], LongSkipModel]] = {
     "DiT": lambda: DiT.from_size("B/2", num_skips=6),
     "Latte": lambda: latte(num_skips=3),
     "LatteT2V": lambda: LatteT2V(**T2V, num_skips=3),
+    "HunyuanDiT": lambda: HunyuanDiT(**HUNYUAN),
 }
 VANILLA: dict[str, tuple[Callable[[], torch.nn.Module], Callable[[], torch.nn.Module]]] = {  # ours, diffusers'
     "DiT": (
@@ -53,11 +61,13 @@ VANILLA: dict[str, tuple[Callable[[], torch.nn.Module], Callable[[], torch.nn.Mo
         ),
     ),
     "LatteT2V": (lambda: LatteT2V(**T2V), lambda: LatteTransformer3DModel(**T2V)),
+    "HunyuanDiT": (lambda: HunyuanDiT(**HUNYUAN, rotary="given"), lambda: HunyuanDiT2DModel(**HUNYUAN)),
 }
 
 
 def caches(model: LongSkipModel) -> dict[str, SkipCacheConfig]:
-    return {
+    once = {"N=1, constants once": SkipCacheConfig(1)} if model.constant_inputs else {}
+    return once | {
         f"N={interval}, branch {branch}, {forecast}": SkipCacheConfig(interval, branch, forecast=forecast)
         for branch in BRANCHES[type(model)]
         for interval, forecast in ((2, "hold"), (3, "hold"), (3, "taylor"))
@@ -77,12 +87,20 @@ def run(model: LongSkipModel, inputs: dict[str, torch.Tensor], cache: SkipCacheC
 def uncached_ratio(name: str, *, repeats: int) -> float:
     """diffusers' seconds over ours, for one pass of the vanilla model."""
     ours, theirs = (build().eval() for build in VANILLA[name])
-    inputs = ours.example_inputs(2) | {"timestep": torch.tensor([500, 500])}
+    inputs = ours.example_inputs(2) | {"timestep": torch.tensor([500.0, 500.0])} | rotary(ours)
     passes = {"ours": lambda: ours(**inputs), "diffusers": lambda: theirs(**inputs)}
     seconds = measure_side_by_side(passes, repeats=4 * repeats, warmup=2, device="cpu")
     ratio = seconds["diffusers"].median / seconds["ours"].median
-    print(f"{name:9} uncached pass   ours {seconds['ours'].median:.3f} s, diffusers {ratio:.2f} times that")
+    print(f"{name:10} uncached pass   ours {seconds['ours'].median:.3f} s, diffusers {ratio:.2f} times that")
     return ratio
+
+
+def rotary(model: LongSkipModel) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """The tables that HunyuanDiTPipeline gives a model."""
+    if not isinstance(model, HunyuanDiT):
+        return {}
+    head_dim = model.config.attention_head_dim
+    return {"image_rotary_emb": rotary_tables(*model.grid, head_dim, base=32, device=torch.device("cpu"))}
 
 
 def cached_rows(name: str, *, repeats: int) -> dict[str, dict[str, float]]:

@@ -119,10 +119,10 @@ def runs_layers(loop: ast.AST) -> bool:
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    """diffusers itself takes transformers where it is installed, so that it is blocked first."""
+    """diffusers itself takes transformers and peft where they are installed, so that they are blocked first."""
     code = f"""
 import sys
-sys.modules["transformers"] = None  # as if it were not installed
+sys.modules["transformers"] = sys.modules["peft"] = None  # as if they were not installed
 import skipdit
 skipdit.DiT, skipdit.SkipCacheConfig
 print([name for name in {HEAVY} if sys.modules.get(name) is not None])

@@ -1,7 +1,7 @@
 """Skip-DiT and Skip-Cache: Diffusion Transformers with long skips, and the cache that they make possible."""
 
 from skipdit.caching import SkipCacheConfig
-from skipdit.models import DiT, Latte, LatteT2V
+from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 
 __version__ = "0.1.0"
-__all__ = ["DiT", "Latte", "LatteT2V", "SkipCacheConfig", "__version__"]
+__all__ = ["DiT", "HunyuanDiT", "Latte", "LatteT2V", "SkipCacheConfig", "__version__"]

@@ -75,3 +75,48 @@ def test_what_is_remembered_of_one_timestep_is_replaced_by_what_comes_later_at_i
     for value, timestep in enumerate((900, 800, 800)):
         memory.remember(computed(timestep, float(value)), at_most=3)
     assert [(step.timestep, step.deep[0].item()) for step in memory.past] == [(900, 0), (800, 2)]
+
+
+class Doubling:
+    """Rooms that know one constant, and count how often they were asked for it."""
+
+    constant_inputs = ("text", "mask")
+    asked = 0
+
+    def constants(self, *, hidden_states: torch.Tensor, text: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        self.asked += 1
+        return 2 * text
+
+
+def test_constants_are_worked_out_once_for_the_very_same_inputs_and_a_reset_forgets_them():
+    rooms, memory, inputs = Doubling(), Memory(), {"hidden_states": torch.zeros(1), "text": torch.ones(2)}
+    given = [memory.with_constants(rooms, inputs | {"hidden_states": torch.full((1,), step)}) for step in range(3)]
+    assert rooms.asked == 1
+    assert [step["hidden_states"].item() for step in given] == [0, 1, 2]
+    assert all(step["constants"] is given[0]["constants"] for step in given)
+    assert "constants" not in inputs
+    memory.reset()
+    memory.with_constants(rooms, inputs)
+    assert rooms.asked == 2
+
+
+def test_equal_values_in_another_object_and_new_values_in_the_same_are_other_inputs():
+    rooms, memory, text = Doubling(), Memory(), torch.ones(2)
+    inputs = {"hidden_states": torch.zeros(1), "text": text}
+    memory.with_constants(rooms, inputs)
+    memory.with_constants(rooms, inputs | {"text": text.clone()})
+    memory.with_constants(rooms, inputs)
+    memory.with_constants(rooms, inputs | {"mask": torch.ones(2)})
+    assert rooms.asked == 4
+    memory.with_constants(rooms, inputs)
+    text.mul_(3)
+    assert memory.with_constants(rooms, inputs)["constants"].tolist() == [6, 6]
+    assert rooms.asked == 6
+
+
+def test_rooms_without_constants_are_given_their_inputs_alone():
+    class Plain(Doubling):
+        constant_inputs = ()
+
+    inputs = {"hidden_states": torch.zeros(1)}
+    assert Memory().with_constants(Plain(), inputs) is inputs

@@ -93,8 +93,8 @@ def test_the_size_compared_is_that_of_pictures_not_of_latents():
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        ("--prompt up --guidance-channels 3", "guidance_channels is 3, for which a text-to-video model has no use"),
-        ("--prompt up --guidance-scale 0.5", "guidance_scale is 0.5: a text-to-video model takes 1 (off) or more"),
+        ("--prompt up --guidance-channels 3", "guidance_channels is 3, for which a model of text has no use"),
+        ("--prompt up --guidance-scale 0.5", "guidance_scale is 0.5: a model of text takes 1 (off) or more"),
         (f"--prompt {'.' * 119}", "tokens, more than 120: shorten it"),
     ],
 )

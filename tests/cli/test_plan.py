@@ -69,6 +69,54 @@ def test_the_published_text_to_video_settings_have_the_published_counts(skipdit,
     assert drawn(said).startswith("#" * before_the_window)
 
 
+@pytest.mark.parametrize(
+    ("steps", "interval", "full", "cached"),
+    [
+        (100, 2, 67, 33), (100, 3, 56, 44), (100, 4, 50, 50), (100, 5, 48, 52), (100, 6, 45, 55),
+        (50, 2, 33, 17), (50, 3, 28, 22), (50, 4, 25, 25), (50, 5, 24, 26), (50, 6, 22, 28),
+    ],
+)  # fmt: skip
+def test_the_published_text_to_image_settings_have_the_published_counts(skipdit, steps, interval, full, cached):
+    said = skipdit(f"plan --model HunyuanDiT --steps {steps} --cache --cache-step {interval}")
+    assert said.code == 0
+    found = numbers(said)
+    assert found["full / cached"] == [full, cached, steps]
+    assert found["fresh layers"] == [2, 40]
+    assert drawn(skipdit(f"plan --model HunyuanDiT --steps {steps} --cache N{interval}-700-50")) == drawn(said)
+
+
+def test_a_run_of_hunyuandit_has_the_published_hundred_steps(skipdit):
+    assert numbers(skipdit("plan --model HunyuanDiT --cache"))["full / cached"] == [67, 33, 100]
+
+
+@pytest.mark.parametrize(
+    ("published", "ours"),
+    [
+        ("--cache", "--cache.preset text-to-image"),
+        ("--cache --cache-step 4", "--cache.preset text-to-image --cache.interval 4"),
+        ("--cache --cache-at-branch 3", "--cache.preset text-to-image --cache.branch 3"),
+        ("--cache --cache-step=4", "--cache.preset text-to-image --cache.interval 4"),
+        ("--deepcache -N 3", "--cache.preset text-to-image --cache.interval 3"),
+        ("--deepcache 3", "--cache.preset text-to-image --cache.interval 3"),
+        ("--deepcache=3", "--cache.preset text-to-image --cache.interval 3"),
+        ("--cache=N3-700-50", "--cache.published N3-700-50"),
+    ],
+)
+def test_published_spellings_are_ours(skipdit, published, ours):
+    """Before the model and behind it: where a flag stands does not matter."""
+    expected = skipdit(f"plan --model HunyuanDiT {ours}")
+    assert expected.code == 0
+    for line in (f"plan --model HunyuanDiT {published}", f"plan {published} --model HunyuanDiT"):
+        said = skipdit(line)
+        assert (said.code, said.out) == (0, expected.out)
+
+
+@pytest.mark.parametrize("model", ["DiT-XL/2", "Latte-XL/2", "LatteT2V"])
+def test_cache_alone_is_what_was_published_for_the_model_at_hand(skipdit, model):
+    task = {"DiT-XL/2": "class-to-image", "Latte-XL/2": "class-to-video", "LatteT2V": "text-to-video"}[model]
+    assert skipdit(f"plan --model {model} --cache").out == skipdit(f"plan --model {model} --cache.preset {task}").out
+
+
 @pytest.mark.parametrize("text", ["2-700-50", "N2", "N2-700", "N-700-50", "N2-700-50-1", "n2-700-50", "N2-50-x"])
 def test_a_malformed_published_setting_is_refused(skipdit, text):
     said = skipdit(f"plan --model LatteT2V --cache {text}")

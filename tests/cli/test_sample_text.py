@@ -339,14 +339,14 @@ TEXT = {
     "--prompt dog --classes 1": "classes is (1,), for which a text-to-video model has no use: give --prompt",
     "--prompt dog --num-images 3": "num_images is 3, for which a text-to-video model has no use: give --num-per-prompt",
     "--prompt dog --num-samples 3": "num_images is 3, for which a text-to-video model has no use",
-    "--prompt dog --guidance-channels 1": "guidance_channels is 1, for which a text-to-video model has no use",
+    "--prompt dog --guidance-channels 1": "guidance_channels is 1, for which a model of text has no use",
     "--prompt dog --prompts-file x.txt": "prompts_file is 'x.txt' beside --prompt: give one of them",
     "--prompt dog --num-per-prompt 0": "num_per_prompt is 0: it must be at least 1",
-    "--prompt dog --guidance-scale 0.5": "guidance_scale is 0.5: a text-to-video model takes 1 (off) or more",
+    "--prompt dog --guidance-scale 0.5": "guidance_scale is 0.5: a model of text takes 1 (off) or more",
     "--prompt dog --guidance-scale 1 --negative-prompt bad": "negative_prompt is 'bad' at guidance_scale 1",
     "--prompt dog --frames 4": "video has 4 frames: this model has temporal positions for 1 to 3",
-    "--prompt dog --size 16 12": "video side 12 is not a multiple of 8 above 0: take one that is",
-    "--prompt dog --size 0 8": "video side 0 is not a multiple of 8 above 0",
+    "--prompt dog --size 16 12": "side 12 is not a multiple of 8 above 0: take one that is",
+    "--prompt dog --size 0 8": "side 0 is not a multiple of 8 above 0",
     "--prompt dog --decode-chunk-size 2": "decode_chunk_size is 2, but this model draws pixels: leave it out",
     "--prompt dog --vae-tiling": "vae_tiling is on, but this model has PixelAutoencoder for a vae, without tiling",
     "--prompt dog --layout vbench --out x.mp4": "layout is 'vbench', for which --out x.mp4 has no use: leave it out",
@@ -381,7 +381,7 @@ def test_text_that_would_be_cut_off_or_cannot_be_read_is_refused(sample, argumen
 def test_a_model_whose_own_size_the_pipeline_refuses_is_told_to_take_another(skipdit, tmp_path):
     tiny_latte_t2v(sample_size=12, caption_channels=384).save_pretrained(tmp_path / "text")
     said = skipdit(f"sample {tmp_path / 'text'} --steps 2 --prompt dog --out clips")
-    assert "video side 12 is not a multiple of 8" in said.complaint
+    assert "side 12 is not a multiple of 8" in said.complaint
     assert skipdit(f"sample {tmp_path / 'text'} --steps 2 --prompt dog --size 8 16 --out clips").code == 0
 
 

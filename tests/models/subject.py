@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from skipdit import DiT, Latte, LatteT2V, SkipCacheConfig
+from skipdit import DiT, HunyuanDiT, Latte, LatteT2V, SkipCacheConfig
 from skipdit.caching.hook import skip_cache_hook
 from skipdit.caching.reuse import Memory
 from skipdit.models.base import LongSkipModel
@@ -19,6 +19,8 @@ Inputs = dict[str, Tensor]
 
 class Subject(ABC):
     """What a model brings to the contract. A new model is one class of three methods."""
+
+    rounding = 1e-9  # that a float64 model is allowed
 
     @abstractmethod
     def build(self, *, depth: int = 6, num_skips: int = 3) -> LongSkipModel:
@@ -105,6 +107,42 @@ class LatteT2VSubject(Subject):
 
     def layers(self, model: LatteT2V) -> Sequence[nn.Module]:
         return list(model.transformer_blocks)
+
+
+class HunyuanDiTSubject(Subject):
+    rounding = 1e-6  # its norms are in float32 whatever the model is (published)
+
+    def build(self, *, depth: int = 6, num_skips: int = 3, **config) -> HunyuanDiT:
+        return randomised(HunyuanDiT(num_layers=depth, num_skips=num_skips, **HUNYUAN_SIZES | config))
+
+    def inputs(self, timestep: float, *, batch: int = 2, tall: bool = False, seed: int = 0) -> Inputs:
+        rng = torch.Generator().manual_seed(1000 * seed + int(timestep))
+        return {
+            "hidden_states": torch.randn(batch, 4, 8 if tall else 4, 4, generator=rng),
+            "timestep": torch.full((batch,), timestep),
+            **hunyuan_text(batch, seed=seed),
+        }
+
+    def layers(self, model: HunyuanDiT) -> Sequence[nn.Module]:
+        return list(model.blocks)
+
+
+HUNYUAN_SIZES = {
+    "num_attention_heads": 2, "attention_head_dim": 8, "hidden_size": 16, "mlp_ratio": 4.0, "sample_size": 4,
+    "cross_attention_dim": 12, "cross_attention_dim_t5": 8, "pooled_projection_dim": 10, "text_len": 5,
+    "text_len_t5": 7, "use_style_cond_and_image_meta_size": False,
+}  # fmt: skip
+
+
+def hunyuan_text(batch: int, *, seed: int = 0) -> Inputs:
+    """Text of two encoders, 3 of 5 tokens and 4 of 7 of it real."""
+    rng = torch.Generator().manual_seed(seed)
+    return {
+        "encoder_hidden_states": torch.randn(batch, 5, 12, generator=rng),
+        "text_embedding_mask": (torch.arange(5) < 3).expand(batch, 5).long(),
+        "encoder_hidden_states_t5": torch.randn(batch, 7, 8, generator=rng),
+        "text_embedding_mask_t5": (torch.arange(7) < 4).expand(batch, 7).long(),
+    }
 
 
 def randomised(model: nn.Module, *, seed: int = 0) -> nn.Module:

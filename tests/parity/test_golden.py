@@ -16,14 +16,20 @@ from tests.models.subject import assert_equal
 
 FOLDER = Path(__file__).parents[1] / "golden"
 UNTOLD = ("num_heads", "num_attention_heads", "sample_size", "video_length")  # what no tensor tells
-CONDITIONS = {"in.y": "class_labels", "in.text": "encoder_hidden_states"}
+CONDITIONS = {
+    "in.y": "class_labels", "in.text": "encoder_hidden_states", "in.clip": "encoder_hidden_states",
+    "in.mask": "text_embedding_mask", "in.t5": "encoder_hidden_states_t5", "in.mask5": "text_embedding_mask_t5",
+}  # fmt: skip
 
 PLAINS = {"dit-plain": (4, 0), "dit-skip": (12, 6), "latte-plain": (14, 0), "latte-skip": (14, 7)}  # layers, skips
 CACHES = {  # plan, and the published window in our words: it forgets at t <= stop, class-to-video at t < 50
     "dit-cache-n2": ("#." * 10, (20, 1000)),
     "latte-cache-n3": ("####" + "..#" * 8 + ".#", (49, 900)),
     "latte-t2v-cache-n2": ("#" * 9 + ".#" * 8, (50, 700)),
+    "hunyuan-cache-n2": ("#" * 7 + ".#" * 6 + ".", (50, 700)),
 }
+ROTARY = {"hunyuan-cache-n2": ("given", "exact")}  # with the tables of the file, and with ours
+MODELS = [(name, {"rotary": rotary} if rotary else {}) for name in CACHES for rotary in ROTARY.get(name, (None,))]
 
 
 class Golden:
@@ -36,10 +42,11 @@ class Golden:
         self.timesteps: list[int] = self.facts["timesteps"]
         self.published = list(self.tensors["out"])
 
-    def model(self) -> LongSkipModel:
+    def model(self, **settings: Any) -> LongSkipModel:
         weights = {key[2:]: value for key, value in self.tensors.items() if key.startswith("w.")}
+        told = () if self.facts["kind"].startswith("hunyuan") else UNTOLD
         config = self.facts["config"]
-        return load_original(weights, **{name: config[name] for name in UNTOLD if name in config})
+        return load_original(weights, **{name: config[name] for name in told if name in config} | settings)
 
     def cache(self, window: tuple[int, int]) -> SkipCacheConfig:
         return SkipCacheConfig(interval=self.facts["interval"], branch=self.facts["branch"], window=window)
@@ -47,6 +54,8 @@ class Golden:
     @torch.no_grad()
     def outputs_of(self, model: LongSkipModel) -> list[Tensor]:
         conditions = {ours: self.tensors[key] for key, ours in CONDITIONS.items() if key in self.tensors}
+        if "in.cos" in self.tensors:
+            conditions["image_rotary_emb"] = (self.tensors["in.cos"], self.tensors["in.sin"])
         steps = zip(self.tensors["in.x"], self.timesteps, strict=True)
         return [model(x, torch.full((len(x),), t), **conditions).sample for x, t in steps]
 
@@ -76,10 +85,10 @@ def test_the_model_is_the_published_one(name):
     golden.assert_published(golden.outputs_of(model))
 
 
-@pytest.mark.parametrize("name", CACHES)
-def test_the_cache_is_the_published_one(name):
+@pytest.mark.parametrize(("name", "settings"), MODELS)
+def test_the_cache_is_the_published_one(name, settings):
     golden, (plan, window) = Golden(name), CACHES[name]
-    model = golden.model()
+    model = golden.model(**settings)
     model.enable_cache(golden.cache(window))
     outputs = golden.outputs_of(model)
     golden.assert_published(outputs)

@@ -23,15 +23,15 @@ def pipeline() -> LattePipeline:
 LONG = "dog " * (MAX_TOKENS - 1)  # and the two special ones
 
 TEXT = {
-    "guidance_scale is 0.5: a text-to-video model takes 1": Settings(guidance_scale=0.5),
-    "guidance_channels is 3, for which a text-to-video model has no use": Settings(guidance_channels=3),
+    "guidance_scale is 0.5: a model of text takes 1": Settings(guidance_scale=0.5),
+    "guidance_channels is 3, for which a model of text has no use": Settings(guidance_channels=3),
     "negative_prompt is 'bad' at guidance_scale 1": Settings(guidance_scale=1, negative_prompt="bad"),
     "negative_prompt 'dog dog .*' has 121 tokens, more than 120": Settings(negative_prompt=LONG),
     "video has 4 frames: .* for 1 to 3": Settings(num_frames=4),
     "video has 0 frames: .* for 1 to 3": Settings(num_frames=0),
     "decode_chunk_size is 0: it must be at least 1": Settings(decode_chunk_size=0),
-    "video side 12 is not a multiple of 8 above 0": Settings(height=16, width=12),
-    "video side 0 is not a multiple of 8 above 0": Settings(height=0),
+    "side 12 is not a multiple of 8 above 0": Settings(height=16, width=12),
+    "side 0 is not a multiple of 8 above 0": Settings(height=0),
 }
 
 

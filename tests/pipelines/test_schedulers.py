@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from skipdit.diffusion import respace
-from skipdit.pipelines.schedulers import SCHEDULERS, make_scheduler
+from skipdit import SkipCacheConfig
+from skipdit.caching import plan
+from skipdit.diffusion import NoiseSchedule, respace
+from skipdit.pipelines.schedulers import HUNYUAN_V1_1, HUNYUAN_V1_2, SCHEDULERS, Noise, make_scheduler, set_timesteps
 from tests.pipelines.tiny import latents_of, pipeline
 
 
@@ -53,3 +55,53 @@ def test_only_ddpm_takes_a_learned_variance(name, learned):
 def test_an_unknown_name_is_answered_with_the_names():
     with pytest.raises(ValueError, match=r"unknown scheduler 'pndm': take one of ddpm, ddim, ddim-leading, dpm\+\+"):
         make_scheduler("pndm")
+
+
+# HunyuanDiT's.
+
+HUNYUANS = pytest.mark.parametrize(("noise", "beta_end"), [(HUNYUAN_V1_1, 0.03), (HUNYUAN_V1_2, 0.018)])
+
+
+@HUNYUANS
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_scheduler_walks_down_the_betas_of_hunyuan(name, noise, beta_end):
+    scheduler = make_scheduler(name, noise=noise, prediction_type="v_prediction")
+    published = NoiseSchedule.scaled_linear(beta_start=0.00085, beta_end=beta_end)
+    torch.testing.assert_close(scheduler.betas, published.betas.float())
+    assert scheduler.config.prediction_type == "v_prediction"
+    assert name != "ddpm" or scheduler.config.variance_type == "fixed_small"
+    assert not scheduler.config.get("clip_sample", False)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim"])
+@pytest.mark.parametrize(
+    ("steps", "counts"),
+    [
+        (100, ["67/33", "56/44", "50/50", "48/52", "45/55"]),
+        (50, ["33/17", "28/22", "25/25", "24/26", "22/28"]),
+    ],
+)
+def test_the_published_cache_of_text_to_image_computes_the_published_steps(name, steps, counts):
+    timesteps = set_timesteps(make_scheduler(name, noise=HUNYUAN_V1_2), steps)
+    assert timesteps == [*range(1001 - 1000 // steps, 0, -1000 // steps)]
+    caches = [SkipCacheConfig(interval=interval, window=(50, 700)) for interval in range(2, 7)]
+    plans = [plan(cache.schedule, timesteps) for cache in caches]
+    assert [f"{each.full}/{each.cached}" for each in plans] == counts
+
+
+@pytest.mark.parametrize("steps", [10, 25, 50])
+def test_dpmms_is_dpm_in_the_published_spelling_and_timesteps(steps):
+    """From 999 in steps of 999 / S, which ends at 999 / S."""
+    scheduler = make_scheduler("dpmms", noise=HUNYUAN_V1_2)
+    assert set_timesteps(scheduler, steps) == [round(999 * left / steps) for left in range(steps, 0, -1)]
+    found = scheduler.config
+    assert (type(scheduler).__name__, found.solver_order, found.algorithm_type) == (
+        "DPMSolverMultistepScheduler", 2, "dpmsolver++",
+    )  # fmt: skip
+    assert make_scheduler("dpmms").config == make_scheduler("dpm++").config
+
+
+@pytest.mark.parametrize(("start", "end"), [(1e-4, 1.0), (0.0, 0.02), (0.02, 1e-4), (1e-4, float("nan"))])
+def test_betas_rise_inside_0_to_1(start, end):
+    with pytest.raises(ValueError, match=rf"betas go from {start} to {end}: beta_end must lie above beta_start"):
+        Noise(beta_start=start, beta_end=end)

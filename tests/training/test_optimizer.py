@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from skipdit.training import Architecture, LatteArchitecture, LatteT2VArchitecture, train
+from skipdit.training import Architecture, HunyuanDiTArchitecture, LatteArchitecture, LatteT2VArchitecture, train
 from skipdit.training.loop import start, steps
 from skipdit.training.optimizer import MuonAndAdamW, make_optimizer
 from tests.training.tiny import tiny_run
@@ -15,11 +15,13 @@ ARCHITECTURES = {
     "dit": Architecture(hidden_size=16, depth=2, num_heads=2, num_skips=1),
     "latte": LatteArchitecture(hidden_size=16, depth=2, num_heads=2, num_skips=1),
     "latte-t2v": LatteT2VArchitecture(num_layers=2, num_attention_heads=2, attention_head_dim=8, num_skips=1),
+    "hunyuan": HunyuanDiTArchitecture(num_layers=4, num_attention_heads=2, attention_head_dim=8, num_skips=1),
 }
 MATRICES = {  # of the layers and the skip: qkv, proj, fc1, fc2 and the modulation; LatteT2V has q, k, v and out apart
     "dit": 2 * 5 + 1,
     "latte": 2 * 2 * 5 + 1,
     "latte-t2v": 2 * ((2 * 4 + 2) + (4 + 2)) + 1,
+    "hunyuan": 4 * (2 * 4 + 2 + 1) + 1,
 }
 
 

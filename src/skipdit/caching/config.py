@@ -117,4 +117,5 @@ PRESETS = {
     "class-to-image": SkipCacheConfig(interval=2, branch=4, window=(20, 1000)),
     "class-to-video": SkipCacheConfig(interval=2, branch=1, window=(49, 900)),  # published: until t < 50
     "text-to-video": SkipCacheConfig(interval=2, branch=1, window=(50, 700)),  # published: until t <= 50
+    "text-to-image": SkipCacheConfig(interval=2, branch=1, window=(50, 700)),
 }

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.hooks.group_offloading import _GROUP_OFFLOADING
 from diffusers.hooks.hooks import CacheContext, StateManager
 from diffusers.models.cache_utils import CacheMixin
 from torch import Tensor
@@ -72,6 +73,8 @@ class SkipCacheHook(ModelHook):
         """Head, trunk or its forecast, and tail, as the schedule says."""
         check_inference(module)
         self.check_steps(self.memories.context)
+        if not self.memories.get_state().computed:
+            check_groups(module)
         hidden_states = inputs["hidden_states"]
         kind = Kind(hidden_states.shape, hidden_states.dtype, hidden_states.device)
         return self.reuse(module.rooms, self.memories.get_state(), self.now(inputs["timestep"]), kind, inputs)
@@ -194,6 +197,18 @@ def check_inference(module: torch.nn.Module) -> None:
             f"Skip-Cache is on while training is {module.training} and gradients are"
             f" {'on' if torch.is_grad_enabled() else 'off'}: use model.eval() and torch.no_grad(), or disable_cache()"
         )
+
+
+def check_groups(module: torch.nn.Module) -> None:
+    """Weights that are offloaded in groups come when the first layer of a group runs, which a cached step may skip."""
+    for inner in module.modules():
+        registry = getattr(inner, "_diffusers_hook", None)
+        offloading = registry and registry.get_hook(_GROUP_OFFLOADING)
+        if offloading and offloading.group.onload_leader not in (None, offloading.group.offload_leader):
+            raise RuntimeError(
+                f"layers are offloaded in groups of {len(offloading.group.modules)}, of which a cached step runs some:"
+                " use num_blocks_per_group=1 or offload_type='leaf_level'"
+            )
 
 
 def check_alone(module: torch.nn.Module) -> None:

@@ -3,7 +3,8 @@
     full step     deep = trunk(head),  remember deep        cached step   deep = forecast(remembered)
     both          output = tail(deep, fresh skips)
 
-A cached step runs head and tail, 2 k of L layers at cut k. What is remembered belongs to one run and lives in a
+A cached step runs head and tail, 2 k of L layers at cut k. What the head makes of inputs that do not change, as text,
+it makes once a run: that is exact, and done at full steps too. What is remembered belongs to one run and lives in a
 `Memory` that the caller holds; the model is given it and keeps nothing.
 """
 
@@ -20,6 +21,9 @@ from skipdit.caching.schedule import Plan, Schedule
 class Rooms(Protocol):
     """A model as head, trunk and tail (`skipdit.nn.rooms.LongSkipTransformer`)."""
 
+    constant_inputs: tuple[str, ...]
+
+    def constants(self, **inputs: Any) -> Any: ...
     def head(self, cut: int, **inputs: Any) -> Any: ...
     def trunk(self, cut: int, stream: Tensor, context: Any) -> Tensor: ...
     def tail(self, cut: int, deep: Tensor, skips: Any, context: Any) -> Tensor: ...
@@ -40,11 +44,32 @@ class Now(NamedTuple):
     timestep: float | None = None
 
 
+class Once(NamedTuple):
+    """What a run works out of inputs that do not change, with these inputs and the versions that they had."""
+
+    inputs: tuple[Any, ...]
+    versions: tuple[Any, ...]
+    value: Any
+
+    def holds_for(self, inputs: tuple[Any, ...]) -> bool:
+        """Whether these are the very same objects, with nothing written into them since."""
+        same = all(mine is given for mine, given in zip(self.inputs, inputs, strict=True))
+        return same and self.versions == tuple(map(version, inputs))
+
+
+def version(value: Any) -> Any:
+    """How often a tensor has been written to; of an inference tensor nobody counts it, so that none is as before."""
+    if not isinstance(value, Tensor):
+        return None
+    return object() if value.is_inference() else value._version
+
+
 @dataclass
 class Memory:
     """What one run remembers: the last computed steps, where it stands, and what it has done so far."""
 
     past: list[Computed] = field(default_factory=list)
+    once: Once | None = None
     kind: Kind | None = None
     step: int = -1
     first: float | None = None  # the run's first timestep
@@ -69,6 +94,17 @@ class Memory:
         known = None not in (now.timestep, self.timestep)
         goes_back = known and (now.timestep > self.timestep or now.timestep == self.first)
         return goes_back or kind != self.kind or (now.step is not None and now.step != self.step + 1)
+
+    def with_constants(self, rooms: Rooms, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The inputs, and what a model works out of those that do not change, worked out anew only if they did."""
+        if not rooms.constant_inputs:
+            return inputs
+        given = tuple(inputs.get(name) for name in rooms.constant_inputs)
+        if self.once is None or not self.once.holds_for(given):
+            named = dict(zip(rooms.constant_inputs, given, strict=True))
+            value = rooms.constants(hidden_states=inputs["hidden_states"], **named)
+            self.once = Once(given, tuple(map(version, given)), value)
+        return inputs | {"constants": self.once.value}
 
     def remember(self, computed: Computed, *, at_most: int) -> None:
         """Keep the `at_most` newest; one of the same timestep is replaced (second-order samplers ask twice)."""
@@ -109,7 +145,7 @@ class Reuse:
     def _step(self, rooms: Rooms, memory: Memory, now: Now, inputs: dict[str, Any]) -> Tensor:
         step = memory.step + 1 if now.step is None else now.step
         computes = not memory.past or self.schedule(step, now.timestep, memory.timestep)
-        shallow = rooms.head(self.cut, **inputs)
+        shallow = rooms.head(self.cut, **memory.with_constants(rooms, inputs))
         if computes:
             deep = rooms.trunk(self.cut, shallow.stream, shallow.context)
             memory.remember(self._what_counts(now, shallow.stream, deep), at_most=self.forecaster.memory)

@@ -16,6 +16,8 @@ from skipdit.cli.flags import Cache, check_positive, check_seed, guided_channels
 from skipdit.files import write_text
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
     from skipdit.caching import SkipCacheConfig
     from skipdit.evaluation.compare import Result, Way
 
@@ -61,14 +63,15 @@ def command(arguments: Sequence[str]) -> None:
 def bench(config: Bench) -> dict[str, "Result"]:
     """Measure; prints the table, writes the JSON and returns the results by name."""
     from skipdit.caching import SkipCacheConfig
+    from skipdit.cli.tasks import task_of
     from skipdit.evaluation.compare import Sampling, Way, compare, controls, table
     from skipdit.hub import load_pipeline
     from skipdit.pipelines import draw
 
     check_positive(config, "steps", "repeats", *(["num_images"] if config.num_images is not None else []))
     check_seed(config.seed)
-    cache = config.cache.config() or SkipCacheConfig()
     pipeline = load_pipeline(config.model, scheduler=config.scheduler, vae=config.vae, base=config.base)
+    cache = config.cache.config(task_of(pipeline)) or SkipCacheConfig()
     place(pipeline, device=config.device, dtype=config.dtype)
     sampling = Sampling(
         subjects=draw.subjects_for(
@@ -84,11 +87,21 @@ def bench(config: Bench) -> dict[str, "Result"]:
         pipeline.transformer.compile()
     cached = Way(config.steps, cache)
     config.out.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written is better known before than after
-    ways = {UNCACHED: Way(config.steps), **forecasts(cached), **controls(pipeline, cached, sampling)}
+    ways = {UNCACHED: Way(config.steps), **constants_once(pipeline, config.steps)}
+    ways |= forecasts(cached) | controls(pipeline, cached, sampling)
     results = compare(pipeline, ways, sampling, repeats=config.repeats, warmup=config.warmup)
     print(table(results))
     write(config, cache, results)
     return results
+
+
+def constants_once(pipeline: "DiffusionPipeline", steps: int) -> dict[str, "Way"]:
+    """Every step computed, but what a model makes of text once a run: exactly equal, and what it saves."""
+    from skipdit.caching import SkipCacheConfig
+    from skipdit.evaluation.compare import Way
+
+    once = {"uncached, text once": Way(steps, SkipCacheConfig(interval=1))}
+    return once if pipeline.transformer.constant_inputs else {}
 
 
 def forecasts(cached: "Way") -> dict[str, "Way"]:

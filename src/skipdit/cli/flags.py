@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -16,7 +15,8 @@ if TYPE_CHECKING:
     from skipdit.caching import SkipCacheConfig
 
 T = TypeVar("T")
-Offload = Literal["none", "model", "group"]
+Offload = Literal["none", "model", "group", "sequential"]
+TASK_AT_HAND = "model"  # as a preset: the one published for the task of the model at hand
 
 
 def left_out(metavar: str, default: str = "", **more: Any) -> Any:
@@ -26,10 +26,12 @@ def left_out(metavar: str, default: str = "", **more: Any) -> Any:
 
 @dataclass(frozen=True)
 class Cache:
-    """Skip-Cache; off while none of these is given. --cache N2-700-50 is short for --cache.published N2-700-50."""
+    """Skip-Cache; off while none of these is given. --cache alone is --cache.preset model, and --cache N2-700-50 is
+    --cache.published N2-700-50. The published --cache-step N, --cache-at-branch B and --deepcache -N N do too."""
 
     preset: Annotated[str | None, left_out("TASK")] = None
-    """a published setting, which other flags change: class-to-image, class-to-video or text-to-video"""
+    """a published setting, which other flags change: class-to-image, class-to-video, text-to-video, text-to-image, or
+    model for that of the model at hand"""
     published: Annotated[str | None, left_out("N-START-STOP")] = None
     """the published spelling, which other flags change: N2-700-50 is interval 2 and window 50 700"""
     interval: Annotated[int | None, left_out("N", "(default: 2)")] = None
@@ -45,11 +47,13 @@ class Cache:
     order: Annotated[int | None, left_out("{1,2}", "(default: 1)")] = None
     """of the Taylor forecast"""
 
-    def config(self) -> SkipCacheConfig | None:
-        """The settings as a config, or None where no flag was given."""
+    def config(self, task: str) -> SkipCacheConfig | None:
+        """The settings as a config, for a model of a task; None where no flag was given."""
         from skipdit.caching import SkipCacheConfig
 
         given = {name: value for name, value in asdict(self).items() if value is not None}
+        if given.get("preset") == TASK_AT_HAND:
+            given["preset"] = task
         if "steps" in given:
             given["steps"] = step_list(given["steps"])
         preset, published = given.pop("preset", None), given.pop("published", None)
@@ -90,7 +94,8 @@ def check_seed(seed: int) -> None:
 def place(pipeline: DiffusionPipeline, *, device: str, dtype: str, offload: Offload = "none") -> None:
     """Give a pipeline's modules a dtype and a device, where they differ, or have them come to the device when needed.
 
-    Offloading keeps them in the CPU's memory: each as a whole ("model") or layer by layer ("group").
+    Offloading keeps them in the CPU's memory: each as a whole ("model") or layer by layer ("group"; "sequential", which
+    is accelerate's, needs less memory and more time).
     Raises: ValueError for a device that is not there, or that spares no other by offloading.
     """
     import torch
@@ -122,10 +127,13 @@ def check_device(device: str) -> None:
 
 
 def bring_when_needed(pipeline: DiffusionPipeline, device: Any, offload: Offload) -> None:
-    if offload == "model":
-        pipeline.enable_model_cpu_offload(device=device)
-    else:
-        pipeline.enable_group_offload(device, offload_type="leaf_level")
+    match offload:
+        case "model":
+            pipeline.enable_model_cpu_offload(device=device)
+        case "sequential":
+            pipeline.enable_sequential_cpu_offload(device=device)
+        case "group":
+            pipeline.enable_group_offload(device, offload_type="leaf_level")
 
 
 def spare_memory(pipeline: DiffusionPipeline, *, slicing: bool, tiling: bool) -> None:
@@ -141,10 +149,30 @@ def spare_memory(pipeline: DiffusionPipeline, *, slicing: bool, tiling: bool) ->
 def parse(kind: type[T], verb: str, arguments: Sequence[str]) -> T:
     """The arguments of a verb as its dataclass; prints help or a usage error and exits as asked."""
     if "cache" in {field.name for field in fields(kind)}:
-        arguments = [spelled_out(argument) for argument in arguments]
+        arguments = spelled_out(arguments)
     return tyro.cli(kind, prog=f"skipdit {verb}", args=arguments)
 
 
-def spelled_out(argument: str) -> str:
-    """The flag `--cache`, with or without its value behind "=", as --cache.published."""
-    return re.sub(r"^--cache(?==|$)", "--cache.published", argument)
+PUBLISHED_FLAGS = {"--cache-step": "--cache.interval", "--cache-at-branch": "--cache.branch", "-N": "--cache.interval"}
+
+
+def spelled_out(arguments: Sequence[str]) -> list[str]:
+    """The published spellings of Skip-Cache as ours.
+
+    --cache N2-700-50 (also behind "=")            --cache.published N2-700-50
+    --cache --cache-step N --cache-at-branch B     --cache.preset model --cache.interval N --cache.branch B
+    --deepcache N, --deepcache -N N                --cache.preset model --cache.interval N
+    """
+    spelled, follows = [], [*arguments[1:], "-"]
+    for argument, following in zip(arguments, follows, strict=True):
+        name, equals, value = argument.partition("=")
+        alone = not equals and following.startswith("-")
+        if name in ("--cache", "--deepcache") and alone:
+            spelled += ["--cache.preset", TASK_AT_HAND]
+        elif name == "--cache":
+            spelled.append(f"--cache.published{equals}{value}")
+        elif name == "--deepcache":
+            spelled += ["--cache.preset", TASK_AT_HAND, f"--cache.interval{equals}{value}"]
+        else:
+            spelled.append(PUBLISHED_FLAGS.get(name, name) + equals + value)
+    return spelled

@@ -15,10 +15,10 @@ class Plan:
     """Print a schedule as #.#., its counts, its cost in layers and FLOPs and the speed-up to expect."""
 
     model: str = "DiT-XL/2"
-    """DiT-XL/2, Latte-XL/2 (XL, L, B or S over 2, 4 or 8) or LatteT2V, each with as many skips as there is room for; an
-    embedded model or a model folder"""
+    """DiT-XL/2, Latte-XL/2 (XL, L, B or S over 2, 4 or 8), LatteT2V, each with as many skips as there is room for, or
+    HunyuanDiT (version 1.2); an embedded model or a model folder"""
     steps: int | None = None
-    """the published number where it is left out: 250 for models of classes, 50 for models of text"""
+    """the published number where it is left out: 250 for models of classes, 50 for videos of text, 100 for images"""
     scheduler: str | None = None
     """ddpm, ddim, ddim-leading, dpm++, dpm++-sde, unipc, euler, euler-a, heun; the published one
     where it is left out: ddpm for models of classes, ddim-leading for models of text"""
@@ -31,16 +31,18 @@ def command(arguments: Sequence[str]) -> None:
 
 def plan(config: Plan) -> None:
     from skipdit import caching
+    from skipdit.cli.tasks import TASKS
     from skipdit.evaluation.price import price
-    from skipdit.hub.load import PUBLISHED
-    from skipdit.pipelines.schedulers import make_scheduler, set_timesteps
+    from skipdit.hub.load import PUBLISHED, is_pipeline, locate, scheduler_for
+    from skipdit.pipelines.schedulers import set_timesteps
 
-    cache = config.cache.config() or caching.SkipCacheConfig()
     if config.steps is not None and config.steps < 1:
         raise ValueError(f"steps is {config.steps}: a run has at least one step")
     model = model_on_meta(config.model)
-    scheduler, steps = PUBLISHED[type(model)]
-    timesteps = set_timesteps(make_scheduler(config.scheduler or scheduler), config.steps or steps)
+    cache = config.cache.config(TASKS[type(model)]) or caching.SkipCacheConfig()
+    _, steps = PUBLISHED[type(model)]
+    folder = locate(config.model) if is_pipeline(locate(config.model)) else None
+    timesteps = set_timesteps(scheduler_for(model, config.scheduler, folder=folder), config.steps or steps)
     cache.check_depth(model.depth)
     planned = caching.plan(cache.schedule, timesteps)
     cost = price(model, branch=cache.branch)
@@ -57,13 +59,15 @@ def model_on_meta(name: str) -> "LongSkipModel":
     import torch
 
     from skipdit.hub.load import empty_model
-    from skipdit.models import DiT, Latte, LatteT2V
+    from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
     from skipdit.models.adaln import SIZES, published_size
 
     family, _, size = name.rpartition("-")
     with torch.device("meta"):
         if name == "LatteT2V":
             return LatteT2V(num_skips=14)
+        if name == "HunyuanDiT":
+            return HunyuanDiT(use_style_cond_and_image_meta_size=False)
         if family in ("", "DiT", "Latte") and size.partition("/")[0] in SIZES:
             kind = Latte if family == "Latte" else DiT
             depth = published_size(size)["depth"] // kind.blocks_per_layer

@@ -1,4 +1,4 @@
-"""What lies beside the samples: run.json, by which a run goes on, and the manifest of a folder of videos.
+"""What lies beside the samples: run.json, by which a run goes on, and the manifest of a folder of videos or of prompts.
 
     manifest.csv    file, index, noise, class or prompt, plan, steps, scheduler, guidance_scale
 
@@ -21,7 +21,7 @@ MANIFEST = "manifest.csv"
 UUID = "[0-9a-f]{32}"
 LEFT = re.compile(  # what a killed `write_video`, `save_png` or `write_text` leaves
     rf"\.partial-{UUID}({'|'.join(map(re.escape, VIDEO_FILES))})"
-    rf"|\.\d{{6,}}\.{UUID}\.png"
+    rf"|\.\d{{6,}}(-.*)?\.{UUID}\.png"
     rf"|\.({re.escape(RECORD)}|{re.escape(MANIFEST)})\.{UUID}"
 )
 FREE = {  # settings that may change between a run and its continuation: no sample that is there depends on them
@@ -75,10 +75,11 @@ def write_where_new(path: Path, text: str) -> None:
 
 
 def write_manifest(output: Output, wanted: Sequence[Wanted], columns: Mapping[str, Any]) -> None:
-    """A line for each sample that is there; none for images, and none for the parts of a file."""
-    if output.unit == "image" or output.out != output.folder:
+    """A line for each sample that is there; none for images of classes, and none for the parts of a file."""
+    of_text = isinstance(wanted[0].subject, str)
+    if output.out != output.folder or (output.unit == "image" and not of_text):
         return
-    subject, lines = "prompt" if isinstance(wanted[0].subject, str) else "class", io.StringIO()
+    subject, lines = "prompt" if of_text else "class", io.StringIO()
     table = csv.writer(lines, lineterminator="\n")
     table.writerow(["file", "index", "noise", subject, *columns])
     for sample in output.done(wanted):

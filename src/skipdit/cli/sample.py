@@ -1,4 +1,4 @@
-"""`skipdit sample MODEL`: images of classes, videos of classes or of text, as single files or one of all."""
+"""`skipdit sample MODEL`: images or videos of classes or of text, as single files or one of all."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -47,18 +47,20 @@ class Sample:
     prompts_file: Annotated[Path | None, left_out("FILE")] = None
     """.txt: a prompt a line, but for blank lines and those that begin with #;
     .csv: the column `caption`"""
-    negative_prompt: Annotated[str | None, left_out("TEXT")] = None
+    negative_prompt: Annotated[str | None, left_out("TEXT", "(default: none, of HunyuanDiT the published)")] = None
     """what to keep away from; LattePipeline cuts it to as many tokens as the prompt has"""
     num_per_prompt: Annotated[int | None, left_out("K", "(default: 1, in the layout of VBench 5)")] = None
-    """videos of each prompt"""
+    """images or videos of each prompt"""
     layout: Annotated[Literal["plain", "vbench"] | None, left_out("{plain,vbench}", "(default: plain)")] = None
     """names in a folder: 000003-PROMPT.mp4, or PROMPT-0.mp4 to PROMPT-4.mp4 with repeated prompts once"""
     seed: int = 0
     """sample i of classes starts from noise of (seed, i), copy k of prompt p from (seed, p, k), whatever the batch"""
     steps: int = 50
-    scheduler: Annotated[str | None, left_out("NAME", "(default: ddpm, of text ddim-leading)")] = None
-    """ddpm, ddim, ddim-leading, dpm++, dpm++-sde, unipc, euler, euler-a, heun"""
-    guidance_scale: Annotated[float | None, left_out("SCALE", "(default: 1.5 for images, 4 for videos)")] = None
+    scheduler: Annotated[str | None, left_out("NAME", "(default: ddpm, for videos of text ddim-leading)")] = None
+    """ddpm, ddim, ddim-leading, dpm++ (also dpmms), dpm++-sde, unipc, euler, euler-a, heun"""
+    beta_end: Annotated[float | None, left_out("B", "(default: 0.018, up to version 1.1 0.03)")] = None
+    """where the noise of HunyuanDiT ends (the published command says 0.02)"""
+    guidance_scale: Annotated[float | None, left_out("SCALE", "(default: 1.5, videos 4, images of text 6)")] = None
     """classifier-free guidance, off at 1; published: 7 for videos of classes, 7.5 of text"""
     guidance_channels: str = "all"
     """how many noise channels are guided (the published DiT: 3); a model of text guides all"""
@@ -73,7 +75,10 @@ class Sample:
     vae: Annotated[str | None, left_out("FOLDER")] = None
     """an autoencoder, for a model of latents"""
     base: Annotated[str | None, left_out("FOLDER")] = None
-    """a text-to-video pipeline (Latte-1) that lends its text encoder and autoencoder"""
+    """a pipeline of the same kind (Latte-1, HunyuanDiT) that lends its text encoders and autoencoder"""
+    lora: Annotated[str | None, left_out("PATH")] = None
+    """an adapter for HunyuanDiT: a folder that PEFT wrote, or a .safetensors file"""
+    lora_scale: float = 1.0
     decode_chunk_size: Annotated[int | None, left_out("N", "(default: 14)")] = None
     """frames that the autoencoder decodes at once"""
     vae_slicing: bool = False
@@ -85,7 +90,8 @@ class Sample:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "cpu"
     offload: Offload = "none"
-    """keep models off the accelerator until it needs them, as a whole (model) or layer by layer (group)"""
+    """keep models off the accelerator until it needs them: as a whole (model), or layer by layer (group; sequential,
+    which takes least memory and most time)"""
     compile: bool = False
     """compile head, trunk and tail with torch.compile"""
     cache: Cache = field(default_factory=Cache)
@@ -155,12 +161,18 @@ def prepared(config: Sample) -> Run:
     from skipdit.evaluation.compare import Way, plan_of
     from skipdit.hub import load_pipeline
     from skipdit.hub.load import published_scheduler
+    from skipdit.hub.lora import load_lora
 
     check(config)
-    cache, prompts = config.cache.config(), wanted.read_prompts(config)
-    pipeline = load_pipeline(config.model, scheduler=config.scheduler, vae=config.vae, base=config.base)
+    prompts = wanted.read_prompts(config)
+    pipeline = load_pipeline(
+        config.model, scheduler=config.scheduler, vae=config.vae, base=config.base, beta_end=config.beta_end
+    )
+    cache = config.cache.config(tasks.task_of(pipeline))
     config = replace(config, scheduler=config.scheduler or published_scheduler(pipeline.transformer))
     unit = tasks.check_flags(config, pipeline)
+    if config.lora is not None:
+        load_lora(pipeline.transformer, config.lora, scale=config.lora_scale)
     output = outputs.output_of(config, unit)
     samples = wanted.samples_of(config, pipeline, prompts, unit=unit)
     settings = tasks.settings_of(config, pipeline)
@@ -175,6 +187,7 @@ def prepared(config: Sample) -> Run:
 def check(config: Sample) -> None:
     check_positive(config, *(name for name in COUNTS if getattr(config, name) is not None))
     check_seed(config.seed)
+    config.cache.config("class-to-image")  # what no task takes is better known before the model is loaded
 
 
 def draw_missing(run: Run) -> float:

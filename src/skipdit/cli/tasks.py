@@ -1,8 +1,9 @@
-"""The three tasks: what each can be asked for, and what a run of it is before the first step.
+"""The four tasks: what each can be asked for, and what a run of it is before the first step.
 
-    class-to-image   DiT        class ids -> images
-    class-to-video   Latte      class ids, or nothing -> videos
-    text-to-video    LatteT2V   prompts -> videos
+    class-to-image   DiT          class ids -> images
+    class-to-video   Latte        class ids, or nothing -> videos
+    text-to-video    LatteT2V     prompts -> videos
+    text-to-image    HunyuanDiT   prompts -> images
 
 A flag that the model at hand has no use for is an error, and so is a value that it would refuse later.
 """
@@ -13,26 +14,33 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from skipdit.cli.flags import guided_channels
-from skipdit.models import DiT, Latte, LatteT2V
+from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.pipelines import PixelAutoencoder, draw
 
-GUIDANCE_SCALES = {"class-to-image": 1.5, "class-to-video": 4.0, "text-to-video": 4.0}  # where nobody says
-IMAGE, VIDEO, TEXT = GUIDANCE_SCALES
-TASKS = {DiT: IMAGE, Latte: VIDEO, LatteT2V: TEXT}
-UNITS = {IMAGE: "image", VIDEO: "video", TEXT: "video"}
+GUIDANCE_SCALES = {  # where nobody says
+    "class-to-image": 1.5, "class-to-video": 4.0, "text-to-video": 4.0, "text-to-image": 6.0,
+}  # fmt: skip
+IMAGE, VIDEO, TEXT_VIDEO, TEXT_IMAGE = GUIDANCE_SCALES
+CLASSES, TEXT, VIDEOS = (IMAGE, VIDEO), (TEXT_VIDEO, TEXT_IMAGE), (VIDEO, TEXT_VIDEO)
+TASKS = {DiT: IMAGE, Latte: VIDEO, LatteT2V: TEXT_VIDEO, HunyuanDiT: TEXT_IMAGE}
+UNITS = {IMAGE: "image", VIDEO: "video", TEXT_VIDEO: "video", TEXT_IMAGE: "image"}
 USES: dict[str, tuple[tuple[str, ...], str]] = {  # flag -> the tasks that have a use for it, what to do for the others
-    "classes": ((IMAGE, VIDEO), "give --prompt"),
-    "num_images": ((IMAGE, VIDEO), "give --num-per-prompt"),
-    "prompt": ((TEXT,), "give --classes"),
-    "prompts_file": ((TEXT,), "give --classes"),
-    "negative_prompt": ((TEXT,), "leave it out"),
-    "num_per_prompt": ((TEXT,), "give --num-images"),
-    "layout": ((TEXT,), "leave it out"),
-    "frames": ((VIDEO, TEXT), "leave it out"),
-    "fps": ((VIDEO, TEXT), "leave it out"),
-    "format": ((VIDEO, TEXT), "leave it out"),
-    "decode_chunk_size": ((VIDEO, TEXT), "leave it out"),
+    "classes": (CLASSES, "give --prompt"),
+    "num_images": (CLASSES, "give --num-per-prompt"),
+    "prompt": (TEXT, "give --classes"),
+    "prompts_file": (TEXT, "give --classes"),
+    "negative_prompt": (TEXT, "leave it out"),
+    "num_per_prompt": (TEXT, "give --num-images"),
+    "layout": ((TEXT_VIDEO,), "leave it out"),
+    "frames": (VIDEOS, "leave it out"),
+    "fps": (VIDEOS, "leave it out"),
+    "format": (VIDEOS, "leave it out"),
+    "decode_chunk_size": (VIDEOS, "leave it out"),
+    "lora": ((TEXT_IMAGE,), "leave it out"),
+    "lora_scale": ((TEXT_IMAGE,), "leave it out"),
+    "beta_end": ((TEXT_IMAGE,), "leave it out"),
 }
+PUBLISHED_NEGATIVE = "错误的眼睛，糟糕的人脸，毁容，糟糕的艺术，变形，多余的肢体，模糊的颜色，模糊，重复，病态，残缺，"
 
 
 def task_of(pipeline: DiffusionPipeline) -> str:
@@ -46,8 +54,10 @@ def check_flags(config: Any, pipeline: DiffusionPipeline) -> str:
         value = getattr(config, flag)
         if task not in tasks and value != left_out[flag]:
             raise ValueError(f"{flag} is {value!r}, for which a {task} model has no use: {remedy}")
-    if task == TEXT and not config.prompt and config.prompts_file is None:
-        raise ValueError("prompt is missing: a text-to-video model draws what --prompt or --prompts-file says")
+    if task in TEXT and not config.prompt and config.prompts_file is None:
+        raise ValueError(f"prompt is missing: a {task} model draws what --prompt or --prompts-file says")
+    if config.lora is None and config.lora_scale != left_out["lora_scale"]:
+        raise ValueError(f"lora_scale is {config.lora_scale} without --lora: name the adapter, or leave it out")
     return UNITS[task]
 
 
@@ -61,7 +71,7 @@ def settings_of(config: Any, pipeline: DiffusionPipeline) -> draw.Settings:
         height=height,
         width=width,
         num_frames=config.frames,
-        negative_prompt=config.negative_prompt or "",
+        negative_prompt=usual_negative(pipeline) if config.negative_prompt is None else config.negative_prompt,
         **{} if config.decode_chunk_size is None else {"decode_chunk_size": config.decode_chunk_size},
     )
 
@@ -70,6 +80,13 @@ def usual_guidance(pipeline: DiffusionPipeline) -> float:
     """None for videos without a null class, as those of an unconditional model."""
     task = task_of(pipeline)
     return 1.0 if task == VIDEO and pipeline.transformer.null_class is None else GUIDANCE_SCALES[task]
+
+
+def usual_negative(pipeline: DiffusionPipeline) -> str:
+    """What HunyuanDiT keeps away from as published, in Chinese, where its BERT reads that; else nothing."""
+    if task_of(pipeline) != TEXT_IMAGE or "错" not in pipeline.tokenizer.get_vocab():
+        return ""
+    return PUBLISHED_NEGATIVE
 
 
 def check_run(config: Any, pipeline: DiffusionPipeline, subjects: draw.Subjects, settings: draw.Settings) -> None:

@@ -6,16 +6,18 @@ all that training asks for.
 
 from pathlib import Path
 
+from skipdit.data.emoji import Emoji, emoji
 from skipdit.data.images import ImageSet, digits, fashion_mnist
 from skipdit.data.moving_digits import CaptionedDigits, MovingDigits, captioned_digits, moving_digits
 
-Dataset = ImageSet | MovingDigits | CaptionedDigits
+Dataset = ImageSet | MovingDigits | CaptionedDigits | Emoji
 
 DATASETS = {
     "fashion-mnist": fashion_mnist,
     "digits": digits,
     "moving-digits": moving_digits,
     "captioned-digits": captioned_digits,
+    "emoji": emoji,
 }
 
 

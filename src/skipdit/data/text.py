@@ -51,6 +51,22 @@ def no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without its remarks on packages that are missing and of no use here; where it is missing itself, without it."""
+    try:
+        from transformers.utils import logging
+    except ImportError:
+        yield
+        return
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 @torch.no_grad()
 def encode(
     captions: Sequence[str], tokenizer: BertTokenizer, model: BertModel, *, length: int = MAX_TOKENS

@@ -71,7 +71,9 @@ def plan_of(pipeline: DiffusionPipeline, way: Way) -> Plan:
 def price_of(pipeline: DiffusionPipeline, way: Way, sampling: Sampling) -> Price:
     batch = len(sampling.subjects) * (2 if sampling.guidance_scale != 1 else 1)
     branch = way.cache.branch if way.cache else 0
-    return price(pipeline.transformer, branch=branch, batch=batch, text_tokens=text_tokens(pipeline, sampling.subjects))
+    tokens = text_tokens(pipeline, sampling.subjects)
+    cost = price(pipeline.transformer, branch=branch, batch=batch, text_tokens=tokens)
+    return cost if way.cache else cost._replace(constant_flops=0)
 
 
 def check_size(pipeline: DiffusionPipeline) -> None:
@@ -115,7 +117,8 @@ def controls(pipeline: DiffusionPipeline, way: Way, sampling: Sampling) -> dict[
     cost = price_of(pipeline, bare, sampling)
     calls = len(timesteps_of(pipeline, way.steps))
     fewer = max(2, int(way.steps * (budget / cost.full_flops) / calls))
-    computed = int((budget - calls * cost.cached_flops) // (cost.full_flops - cost.cached_flops))
+    idle = cost.flops(Plan([False] * calls))
+    computed = int((budget - idle) // (cost.full_flops - cost.cached_flops))
     spread = tuple(sorted({round(i * calls / max(1, computed)) for i in range(max(1, computed))}))
     return {
         f"{fewer} steps": Way(fewer),

@@ -1,6 +1,8 @@
 """What a schedule costs on a model before it runs: FLOPs of a full and of a cached step, on the meta device.
 
-    cost = (full F + cached f) / (S F),   predicted speed-up = 1 / cost
+    cost = (full F + cached f - (S - 1) c) / (S F),   predicted speed-up = 1 / cost
+
+c is what a cached run works out once, as the projection of text, and an uncached one at every step.
 """
 
 from typing import Any, NamedTuple
@@ -8,15 +10,19 @@ from typing import Any, NamedTuple
 import torch
 
 from skipdit.caching import Plan
-from skipdit.evaluation.cost import count_flops, predicted_speedup
+from skipdit.evaluation.cost import count_flops
 from skipdit.models.base import LongSkipModel
 
 
 class Price(NamedTuple):
-    """FLOPs of one step, computed in full and cached, and the fraction of layers that a cached step runs."""
+    """FLOPs of one step, in full and cached, of what of it is worked out once, and the layers that a cached step runs.
+
+    `cached_layers` is a fraction. Without a cache nothing is kept: `constant_flops` is 0.
+    """
 
     full_flops: int
     cached_flops: int
+    constant_flops: int
     cached_layers: float
 
     def layers(self, plan: Plan) -> float:
@@ -24,13 +30,12 @@ class Price(NamedTuple):
         return plan.cost(self.cached_layers)
 
     def flops(self, plan: Plan) -> int:
-        return plan.full * self.full_flops + plan.cached * self.cached_flops
+        kept = (len(plan) - 1) * self.constant_flops
+        return plan.full * self.full_flops + plan.cached * self.cached_flops - kept
 
     def speedup(self, plan: Plan) -> float:
         """How many times faster the plan is, if FLOPs were time."""
-        return predicted_speedup(
-            full_steps=plan.full, cached_steps=plan.cached, full_flops=self.full_flops, cached_flops=self.cached_flops
-        )
+        return len(plan) * self.full_flops / self.flops(plan)
 
 
 def price(model: LongSkipModel, *, branch: int, batch: int = 1, text_tokens: int | None = None) -> Price:
@@ -49,7 +54,16 @@ def price(model: LongSkipModel, *, branch: int, batch: int = 1, text_tokens: int
         cached = count_flops(lambda: twin.head(branch, **inputs)) + count_flops(
             lambda: twin.tail(branch, shallow.stream, shallow.skips, shallow.context)
         )
-    return Price(full, cached, 2 * branch / twin.depth)
+        constant = count_flops(lambda: constants(twin, inputs))
+    return Price(full, cached, constant, 2 * branch / twin.depth)
+
+
+def constants(model: LongSkipModel, inputs: dict[str, torch.Tensor]) -> Any:
+    """What a run of a model works out once; nothing where all its inputs change."""
+    if not model.constant_inputs:
+        return None
+    given = {name: inputs[name] for name in ("hidden_states", *model.constant_inputs) if name in inputs}
+    return model.constants(**given)
 
 
 def settings(model: LongSkipModel) -> dict[str, Any]:

@@ -1,24 +1,25 @@
 """The architecture of a published checkpoint, read off the names and shapes of its tensors.
 
-What no tensor tells (heads of an unpublished width, a grid that is no square, the frame size and length of LatteT2V) is
-a published default or must be among the `overrides`, which go before everything read here.
+What no tensor tells (heads of an unpublished width, a grid that is no square, the frame size and length of LatteT2V,
+the size of HunyuanDiT) is a published default or must be among the `overrides`, which go before everything read here.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from skipdit.models import DiT, Latte, LatteT2V
+from skipdit.hub.names import HUNYUAN, NameMap, State
+from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.adaln import SIZES
 from skipdit.models.base import LongSkipModel
 
-State = Mapping[str, Tensor]
 Overrides = Mapping[str, Any]
 
 LABELS = "y_embedder.embedding_table.weight"
 PUBLISHED_T2V = (1152, 16)  # width and heads of the one LatteT2V there is
+PUBLISHED_HUNYUAN_RATIO = 4.3637  # of MLP to width 1408, rounded down to 6144
 
 
 class CheckpointError(RuntimeError):
@@ -76,18 +77,65 @@ def infer_latte_t2v(state: State, overrides: Overrides) -> dict[str, Any]:
     }
 
 
+def infer_hunyuan(state: State, overrides: Overrides, name: Callable[[str], str] = str) -> dict[str, Any]:
+    """The arguments of `HunyuanDiT`; `name` makes a file's names of the original ones, in which this is written."""
+    hidden_size, in_channels, patch_size, _ = shape(state, name("x_embedder.proj.weight"), dims=4)
+    head_dim = shape(state, name("blocks.0.attn1.q_norm.weight"), dims=1)[0]
+    text_len, text_width = shape(state, name("text_embedding_padding"), dims=2)
+    positions, text_width_t5 = shape(state, name("pooler.positional_embedding"), dims=2)  # the mean and each token
+    outputs = shape(state, name("final_layer.linear.bias"), dims=1)[0]
+    return {
+        "num_attention_heads": hidden_size // head_dim,
+        "attention_head_dim": head_dim,
+        "in_channels": in_channels,
+        "patch_size": patch_size,
+        "hidden_size": hidden_size,
+        "num_layers": count(state, "blocks"),
+        "mlp_ratio": hunyuan_ratio(shape(state, name("blocks.0.mlp.fc1.bias"), dims=1)[0], hidden_size),
+        "learn_sigma": outputs == 2 * in_channels * patch_size**2,
+        "cross_attention_dim": text_width,
+        "cross_attention_dim_t5": text_width_t5,
+        "pooled_projection_dim": shape(state, name("pooler.c_proj.bias"), dims=1)[0],
+        "text_len": text_len - positions + 1,
+        "text_len_t5": positions - 1,
+        "use_style_cond_and_image_meta_size": name("style_embedder.weight") in state,
+        "num_skips": sum(key.endswith("skip_linear.weight") for key in state),
+    }
+
+
+def hunyuan_ratio(inner: int, width: int) -> float:
+    """A ratio that `int(width * ratio)` makes `inner` of; the published one where it does."""
+    candidates = (PUBLISHED_HUNYUAN_RATIO, inner / width, (inner + 0.5) / width)
+    return next(ratio for ratio in candidates if int(width * ratio) == inner)
+
+
+def one_style(state: State) -> State:
+    """The first of several styles is the one that is ever asked for."""
+    key = "style_embedder.weight"
+    return {**state, key: state[key][:1]} if key in state and state[key].ndim else state
+
+
 class Architecture(NamedTuple):
-    """A model, how its arguments are read off a checkpoint, and a tensor by which the checkpoint is known."""
+    """A model, how its arguments are read off a checkpoint, and a tensor by which the checkpoint is known.
+
+    Where a checkpoint has other names than the model, `names` are both; `trimmed` leaves out what no model reads.
+    """
 
     model: type[LongSkipModel]
     infer: Callable[[State, Overrides], dict[str, Any]]
     mark: str
+    names: NameMap | None = None
+    trimmed: Callable[[State], State] = dict
 
 
 ARCHITECTURES = {  # in the order of asking: Latte has every tensor of DiT, and more
     "latte-t2v": Architecture(LatteT2V, infer_latte_t2v, "temporal_transformer_blocks.0.scale_shift_table"),
     "latte": Architecture(Latte, infer_latte, "temp_embed"),
     "dit": Architecture(DiT, infer_dit, "blocks.0.attn.qkv.weight"),
+    "hunyuan": Architecture(HunyuanDiT, infer_hunyuan, "blocks.0.attn1.Wqkv.weight", HUNYUAN, one_style),
+    "hunyuan-diffusers": Architecture(
+        HunyuanDiT, partial(infer_hunyuan, name=HUNYUAN.ours), "time_extra_emb.pooler.positional_embedding"
+    ),
 }
 
 

@@ -4,6 +4,8 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +14,30 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import logging
 
 from skipdit.hub.original import CheckpointError, first_line, load_original
-from skipdit.models import DiT, Latte, LatteT2V
+from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.base import LongSkipModel
 from skipdit.pipelines import ClassToImagePipeline, ClassToVideoPipeline, PixelAutoencoder
-from skipdit.pipelines.schedulers import make_scheduler
+from skipdit.pipelines.schedulers import BETAS, HUNYUAN_V1_1, HUNYUAN_V1_2, LINEAR, Noise, make_scheduler
 
 EMBEDDED = ("fashion-skip", "fashion-dit", "moving-digits-skip", "captioned-digits-skip")
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
-MODELS = {"DiT": DiT, "Latte": Latte, "LatteT2V": LatteT2V, "LatteTransformer3DModel": LatteT2V}
+MODELS = {
+    "DiT": DiT, "Latte": Latte, "LatteT2V": LatteT2V, "HunyuanDiT": HunyuanDiT,
+    "LatteTransformer3DModel": LatteT2V, "HunyuanDiT2DModel": HunyuanDiT,  # diffusers' own
+}  # fmt: skip
 VAES = {
     "AutoencoderKL": AutoencoderKL,
     "AutoencoderKLTemporalDecoder": AutoencoderKLTemporalDecoder,
     "PixelAutoencoder": PixelAutoencoder,
 }
 PIPELINES = {DiT: ClassToImagePipeline, Latte: ClassToVideoPipeline}  # of classes
-PUBLISHED = {DiT: ("ddpm", 250), Latte: ("ddpm", 250), LatteT2V: ("ddim-leading", 50)}  # scheduler and steps
+TEXT_PIPELINES = {  # diffusers' own, from the modules that know how to draw with them
+    LatteT2V: ("skipdit.pipelines.draw", "LattePipeline"),
+    HunyuanDiT: ("skipdit.pipelines.text_to_image", "HunyuanDiTPipeline"),
+}
+PUBLISHED = {  # scheduler and steps
+    DiT: ("ddpm", 250), Latte: ("ddpm", 250), LatteT2V: ("ddim-leading", 50), HunyuanDiT: ("ddpm", 100),
+}  # fmt: skip
 MINILM_WIDTH = 384
 INERT = {  # settings of diffusers 0.24 at the values that change nothing in Latte
     "attention_type": "default", "double_self_attention": False, "norm_num_groups": 32, "num_vector_embeds": None,
@@ -42,18 +53,27 @@ def embedded_folder(name: str) -> Path:
 
 
 def load_pipeline(
-    source: str, *, scheduler: str | None = None, vae: str | None = None, base: str | None = None
+    source: str,
+    *,
+    scheduler: str | None = None,
+    vae: str | None = None,
+    base: str | None = None,
+    beta_end: float | None = None,
 ) -> DiffusionPipeline:
     """A pipeline from an embedded name, a model or pipeline folder, or a checkpoint file, by the model that it holds.
 
-    A DiT comes as `ClassToImagePipeline`, a Latte as `ClassToVideoPipeline`, a LatteT2V as diffusers' `LattePipeline`.
+    A DiT comes as `ClassToImagePipeline`, a Latte as `ClassToVideoPipeline`; a LatteT2V and a HunyuanDiT come as
+    diffusers' own `LattePipeline` and `HunyuanDiTPipeline`.
 
     Args:
-        scheduler: a name of `skipdit.pipelines.schedulers`; it takes the place of the one in a pipeline folder. Left
-            out, it is the published one: ddpm for a model of classes, ddim-leading for one of text.
+        scheduler: a name of `skipdit.pipelines.schedulers`; it takes the place of the one in a pipeline folder, but the
+            folder's betas and prediction type are kept. Left out, it is the published one: ddpm, or ddim-leading for a
+            LatteT2V.
         vae: folder of the autoencoder for a model of latents; a pipeline folder brings its own.
-        base: folder of a text pipeline (Latte-1) that lends text encoder and autoencoder to a text model that comes
-            without. One trained on MiniLM's states and pixels, as the embedded ones are, needs none.
+        base: folder of a text pipeline (Latte-1, HunyuanDiT) that lends text encoders and autoencoder to a text model
+            that comes without. A LatteT2V trained on MiniLM's states and pixels, as the embedded ones are, needs none.
+        beta_end: of the noise that the model was trained with. Left out, it is what the pipeline folder says or, for a
+            model that comes without a pipeline, the published one of its version (`published_noise`).
 
     Raises:
         ValueError: a name that is none of these, an unknown scheduler, or parts that are missing or not taken.
@@ -61,38 +81,76 @@ def load_pipeline(
         OSError: the text encoder's package is not installed.
     """
     path, model = locate(source), load_model(source)
-    name = published_scheduler(model) if scheduler is None else scheduler
-    said = model.config.prediction_type
-    noise = make_scheduler(name, learned_variance=uses_variance(model), prediction_type=said)
     own = path if is_pipeline(path) else None
-    if isinstance(model, LatteT2V):
-        return text_to_video(model, noise, base=own if base is None else Path(base), vae=vae)
+    sampler = scheduler_for(model, scheduler, folder=own, beta_end=beta_end)
+    if type(model) in TEXT_PIPELINES:
+        return text_pipeline(model, sampler, base=own if base is None else Path(base), vae=vae)
     if base is not None:
         raise ValueError(f"base is {base!r}: {type(model).__name__} takes no text; give its vae alone")
     if vae is None and own is not None and (own / "vae").exists():
         vae = str(own / "vae")
-    return PIPELINES[type(model)](model, noise, None if vae is None else load_vae(Path(vae)))
+    return PIPELINES[type(model)](model, sampler, None if vae is None else load_vae(Path(vae)))
 
 
-def text_to_video(model: LatteT2V, noise: SchedulerMixin, *, base: Path | None, vae: str | None) -> DiffusionPipeline:
-    from diffusers import LattePipeline  # which imports transformers
+def scheduler_for(
+    model: LongSkipModel, name: str | None = None, *, folder: Path | None = None, beta_end: float | None = None
+) -> SchedulerMixin:
+    """The scheduler of a name, or the published one, for what a model was trained with; needs no weights.
 
+    The noise and what is predicted are those of the scheduler in a pipeline `folder` where it has one, and otherwise
+    those of the model. Raises: ValueError for an unknown name, or a `beta_end` out of bounds.
+    """
+    noise, predicted = published_noise(model), model.config.prediction_type
+    if folder is not None and (folder / "scheduler").exists():
+        config = scheduler_config(folder / "scheduler")
+        noise = replace(noise, **{key: config[key] for key in BETAS})
+        predicted = config.get("prediction_type", "epsilon")  # which is what diffusers' schedulers default to
+    if beta_end is not None:
+        noise = replace(noise, beta_end=beta_end)
+    name = published_scheduler(model) if name is None else name
+    return make_scheduler(name, learned_variance=uses_variance(model), prediction_type=predicted, noise=noise)
+
+
+def scheduler_config(folder: Path) -> dict[str, Any]:
+    """The settings of a saved scheduler, where they are betas that every scheduler can take over."""
+    config = read_config(folder, "scheduler_config.json")
+    others = [key for key in ("trained_betas", "rescale_betas_zero_snr") if config.get(key)]
+    if others or not config.keys() >= set(BETAS):
+        fault = f"sets {', '.join(others)}" if others else f"lacks {', '.join(sorted(BETAS - config.keys()))}"
+        raise CheckpointError(f"{folder / 'scheduler_config.json'} {fault}: noise by {', '.join(BETAS)} is needed")
+    return config
+
+
+def text_pipeline(
+    model: LongSkipModel, sampler: SchedulerMixin, *, base: Path | None, vae: str | None
+) -> DiffusionPipeline:
+    """diffusers' own pipeline around a model, with the text encoders and the autoencoder of `base`."""
+    parts = {"transformer": model, "scheduler": sampler} | ({} if vae is None else {"vae": load_vae(Path(vae))})
+    module, name = TEXT_PIPELINES[type(model)]
+    kind = getattr(import_module(module), name)
+    if base is None:
+        return kind(**reading_minilm(model) | parts)
+    if not is_pipeline(base):
+        raise ValueError(f"base is {str(base)!r}: name the folder of a text pipeline, with model_index.json")
+    index = read_config(base, "model_index.json")
+    if (found := index.get("_class_name")) != kind.__name__:
+        raise CheckpointError(f"{base} holds a {found}: {type(model).__name__} takes its parts from a {kind.__name__}")
+    if "requires_safety_checker" in arguments(kind) and not any(index.get("safety_checker") or ()):
+        parts["requires_safety_checker"] = False
+    with warnings_off():  # of classes that are not those in the folder, which is the point
+        return kind.from_pretrained(base, local_files_only=True, **parts)
+
+
+def reading_minilm(model: LongSkipModel) -> dict[str, Any]:
+    """The other parts of a pipeline for a LatteT2V that was trained on MiniLM's states and pixels; no other has any."""
+    if not isinstance(model, LatteT2V) or model.config.caption_channels != MINILM_WIDTH:
+        width = model.config.caption_channels if isinstance(model, LatteT2V) else model.config.cross_attention_dim
+        raise ValueError(f"this model reads text of width {width}: give base, the folder of a pipeline that brings it")
     from skipdit.data.text import minilm
 
-    decoder = {} if vae is None else {"vae": load_vae(Path(vae))}
-    if base is not None:
-        if not is_pipeline(base):
-            raise ValueError(f"base is {str(base)!r}: name the folder of a text pipeline, with model_index.json")
-        with warnings_off():  # of classes that are not those in the folder, which is the point
-            return LattePipeline.from_pretrained(
-                base, transformer=model, scheduler=noise, local_files_only=True, **decoder
-            )
-    if model.config.caption_channels != MINILM_WIDTH:
-        width = model.config.caption_channels
-        raise ValueError(f"this model reads text of width {width}: give base, the folder of a pipeline that brings it")
     tokenizer, text_encoder = minilm()
-    pixels = {"vae": PixelAutoencoder(latent_channels=model.config.in_channels)} if vae is None else decoder
-    return LattePipeline(tokenizer, text_encoder, transformer=model, scheduler=noise, **pixels)
+    pixels = PixelAutoencoder(latent_channels=model.config.in_channels)
+    return {"tokenizer": tokenizer, "text_encoder": text_encoder, "vae": pixels}
 
 
 def locate(source: str) -> Path:
@@ -139,7 +197,9 @@ def model_folder(source: str) -> Path:
         if (folder / "config.json").exists():
             return folder
     names = ", ".join(EMBEDDED)
-    raise ValueError(f"unknown model {source!r}: take XL/2, Latte-XL/2, LatteT2V, one of {names}, or a model folder")
+    raise ValueError(
+        f"unknown model {source!r}: take XL/2, Latte-XL/2, LatteT2V, HunyuanDiT, one of {names}, or a model folder"
+    )
 
 
 def load_vae(path: Path) -> AutoencoderKL:
@@ -190,8 +250,8 @@ def warnings_off() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    path = folder / name
     try:
         config = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -206,6 +266,17 @@ def published_scheduler(model: LongSkipModel) -> str:
     return scheduler
 
 
+def published_noise(model: LongSkipModel) -> Noise:
+    """The noise that a published model of this class, and version, was trained with."""
+    if not isinstance(model, HunyuanDiT):
+        return LINEAR
+    return HUNYUAN_V1_1 if model.config.use_style_cond_and_image_meta_size else HUNYUAN_V1_2
+
+
 def uses_variance(model: LongSkipModel) -> bool:
-    """Whether ddpm takes the model's variance channels; LattePipeline would guide them out of their bounds."""
-    return not isinstance(model, LatteT2V) and model.config.out_channels == 2 * model.config.in_channels
+    """Whether ddpm takes the model's variance channels.
+
+    diffusers' pipelines lend it none: LattePipeline would guide them out of their bounds, and HunyuanDiTPipeline drops
+    them.
+    """
+    return type(model) in PIPELINES and model.config.out_channels == 2 * model.config.in_channels

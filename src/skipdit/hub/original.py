@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from skipdit.hub.architectures import ARCHITECTURES, CheckpointError, recognised
+from skipdit.hub.names import NameMap
 from skipdit.models.base import LongSkipModel
 
-WRAPPERS = ("ema", "model", "state_dict")  # the averaged weights first: they are what one samples from
+WRAPPERS = ("ema", "model", "module", "state_dict")  # the averaged weights first: they are what one samples from
 PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile
 LEFTOVERS = {"caption_projection.y_embedding"}  # a buffer of diffusers 0.24 that no model reads
 
@@ -33,12 +34,15 @@ def load_original(
     """A model from a checkpoint in a published format, in eval mode.
 
     Args:
-        source: a .pt or .safetensors file, or the dict that it holds; flat, or inside "ema", "model" or "state_dict".
-        arch: "dit", "latte" or "latte-t2v"; read off the tensors where it is left out.
+        source: a .pt or .safetensors file, or the dict that it holds; flat, or inside "ema", "model", "module" (of
+            DeepSpeed) or "state_dict".
+        arch: "dit", "latte", "latte-t2v", "hunyuan" or, a HunyuanDiT under diffusers' names, "hunyuan-diffusers"; read
+            off the tensors where it is left out.
         overrides: arguments of the model that tensors cannot tell, such as num_heads of an unpublished width
             (num_attention_heads of a LatteT2V), sample_size of a rectangle, sample_size and video_length of a LatteT2V
-            that is not the published one (64 and 16), or class_dropout_prob=0 for a table without a null class. With
-            num_skips and fuse="residual" a vanilla checkpoint becomes a skip model that computes exactly the same.
+            that is not the published one (64 and 16), sample_size and prediction_type of such a HunyuanDiT (128 and
+            "v_prediction"), or class_dropout_prob=0 for a table without a null class. With num_skips and
+            fuse="residual" a vanilla checkpoint becomes a skip model that computes exactly the same.
 
     A published "partial" training checkpoint (LatteIMG-skip-partial: two outer skips, numbered outermost first) cannot
     be told from ours by its tensors and is not supported: no error says so.
@@ -52,13 +56,15 @@ def load_original(
         raise ValueError(f"unknown arch {arch!r}: take one of {', '.join(ARCHITECTURES)}")
     state = unwrap(copied(source) if isinstance(source, Mapping) else read(Path(source)))
     arch = recognised(state) if arch is None else arch
+    kind = ARCHITECTURES[arch]
+    state = kind.trimmed(state)
     try:
-        config = ARCHITECTURES[arch].infer(state, overrides) | overrides
+        config = kind.infer(state, overrides) | overrides
     except (KeyError, IndexError) as missing:
         raise CheckpointError(f"no {arch} checkpoint: {missing} is missing among {len(state)} tensors") from None
     with parameters_on_meta():
-        model = ARCHITECTURES[arch].model(**config)
-    fill(model, grafted(model, state))
+        model = kind.model(**config)
+    fill(model, grafted(model, state), names=kind.names)
     return model.eval()
 
 
@@ -137,7 +143,7 @@ def parameters_on_meta() -> Iterator[None]:
 
 def grafted(model: LongSkipModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A vanilla checkpoint for a model with residual skips gets skips that change nothing: unit norms, zero linears."""
-    if model.config.fuse != "residual" or any(key.startswith("skip_") for key in state):
+    if model.config.get("fuse") != "residual" or any(key.startswith("skip_") for key in state):
         return state
     like = next(iter(state.values()))
     shapes = {key: tensor.shape for key, tensor in model.state_dict().items() if key.startswith("skip_")}
@@ -146,9 +152,9 @@ def grafted(model: LongSkipModel, state: dict[str, Tensor]) -> dict[str, Tensor]
     return state | skips
 
 
-def fill(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give a model its weights without a copy; every key and shape must fit."""
-    own = model.state_dict()
+def fill(model: nn.Module, state: Mapping[str, Tensor], *, names: NameMap | None = None) -> None:
+    """Give a model its weights, without a copy where they are its own; every key and shape must fit."""
+    own = model.state_dict() if names is None else names.to_original(model.state_dict())
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     misshapen = [
         f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
@@ -159,7 +165,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     if any(faults.values()):
         found = (f"{len(keys)} {fault}: {', '.join(keys)}" for fault, keys in faults.items() if keys)
         raise CheckpointError(f"the checkpoint does not fit: {'; '.join(found)}")
-    model.load_state_dict(state, assign=True)
+    model.load_state_dict(state if names is None else names.to_ours(state), assign=True)
 
 
 def copied(value: Any) -> Any:

@@ -29,7 +29,8 @@ class LongSkipModel(LongSkipTransformer, SkipCacheMixin, ModelMixin, ConfigMixin
 
     def compile(self, **options: Any) -> None:
         """Compile head, trunk and tail apart, for full and cached steps alike; takes torch.compile's options."""
-        self._compiled_rooms = Rooms(*(torch.compile(room, **options) for room in super().rooms))
+        head, trunk, tail, *constants = super().rooms
+        self._compiled_rooms = Rooms(*(torch.compile(room, **options) for room in (head, trunk, tail)), *constants)
 
     def fuse(self, index: int, stream: Tensor, skip: Tensor) -> Tensor:
         return fuse_skip(stream, skip, self.skip_norms[index], self.skip_linears[index], fuse=self.config.fuse)

@@ -15,7 +15,6 @@ import torch
 from diffusers import ModelMixin  # noqa: F401  (diffusers looks this name up in the module of a saved component)
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.attention_processor import Attention, AttnProcessor
 from diffusers.models.embeddings import PatchEmbed, PixArtAlphaTextProjection
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.normalization import AdaLayerNormSingle
@@ -31,6 +30,13 @@ from skipdit.nn.skips import SkipLinear, SkipNorm
 NORM_TYPE = "ada_norm_single"
 CAPTION_TOKENS = 120  # that the published pipeline pads captions to
 DISCARDED = -10_000.0  # added to the attention scores of masked text (published)
+
+
+class LatteT2VConstants(NamedTuple):
+    """Text [(B N), S, D] and its bias [(B N), 1, S] or None, which do not change over a run; see `LatteT2VContext`."""
+
+    text: Tensor
+    text_bias: Tensor | None
 
 
 class LatteT2VContext(NamedTuple):
@@ -70,6 +76,7 @@ class LatteT2V(LongSkipModel):
     _repeated_blocks = ["BasicTransformerBlock"]
     _skip_layerwise_casting_patterns = ["pos_embed", "norm"]
     _keys_to_ignore_on_load_unexpected = ["caption_projection.y_embedding"]  # an unused buffer of old checkpoints
+    constant_inputs = ("encoder_hidden_states", "encoder_attention_mask", "num_images")
 
     @register_to_config
     def __init__(
@@ -152,6 +159,24 @@ class LatteT2V(LongSkipModel):
             "encoder_hidden_states": torch.zeros(batch, CAPTION_TOKENS, config.caption_channels, device=device),
         }
 
+    def constants(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None = None,
+        num_images: int | None = None,
+    ) -> LatteT2VConstants:
+        stills, pictures = num_images or 0, hidden_states.shape[2]
+        check_text(encoder_hidden_states, encoder_attention_mask, num_images=stills)
+        text = per_picture(self.caption_projection(encoder_hidden_states), frames=pictures - stills, pictures=pictures)
+        if encoder_attention_mask is None:
+            return LatteT2VConstants(text, None)
+        bias = encoder_attention_mask.to(hidden_states.dtype)
+        if is_bias(encoder_attention_mask, num_images=stills):
+            return LatteT2VConstants(text, repeat(bias, "b 1 s -> (b f) 1 s", f=pictures))
+        mask = per_picture(bias[..., None], frames=pictures - stills, pictures=pictures)
+        return LatteT2VConstants(text, rearrange((1 - mask) * DISCARDED, "n s 1 -> n 1 s"))
+
     def embed(
         self,
         hidden_states: Tensor,
@@ -160,27 +185,20 @@ class LatteT2V(LongSkipModel):
         encoder_attention_mask: Tensor | None = None,
         enable_temporal_attentions: bool = True,
         num_images: int = 0,
+        constants: LatteT2VConstants | None = None,
     ) -> tuple[Tensor, LatteT2VContext]:
         batch, _, pictures, height, width = hidden_states.shape
         frames, patch = pictures - num_images, self.config.patch_size
         check_frames(frames, at_most=self.config.video_length, num_images=num_images)
         check_image(height, width, patch)
-        check_text(encoder_hidden_states, encoder_attention_mask, num_images=num_images)
+        if constants is None:
+            constants = self.constants(hidden_states, encoder_hidden_states, encoder_attention_mask, num_images)
         tokens = self.pos_embed(rearrange(hidden_states, "b c f h w -> (b f) c h w"))
         stream = rearrange(tokens, "(b f) t d -> b f t d", b=batch)
         time, embedded = self.adaln_single(timestep, batch_size=batch, hidden_dtype=stream.dtype)
-        text = per_picture(self.caption_projection(encoder_hidden_states), frames=frames, pictures=pictures)
-        bias = None
-        if encoder_attention_mask is not None:
-            bias = encoder_attention_mask.to(stream.dtype)
-            if is_bias(encoder_attention_mask, num_images=num_images):
-                bias = repeat(bias, "b 1 s -> (b f) 1 s", f=pictures)
-            else:
-                mask = per_picture(bias[..., None], frames=frames, pictures=pictures)
-                bias = rearrange((1 - mask) * DISCARDED, "n s 1 -> n 1 s")
         return stream, LatteT2VContext(
-            text=text,
-            text_bias=bias,
+            text=constants.text,
+            text_bias=constants.text_bias,
             spatial_time=repeat(time, "b d -> (b f) d", f=pictures),
             temporal_time=repeat(time, "b d -> (b t) d", t=stream.shape[2]),
             embedded_time=embedded[:, None],
@@ -247,13 +265,6 @@ class LatteT2V(LongSkipModel):
             num_images=num_images,
         )  # fmt: skip
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
-
-
-def write_out_attention(model: nn.Module) -> None:
-    """Have diffusers' attention written out instead of fused: faster in half-precision training on a CPU."""
-    for module in model.modules():
-        if isinstance(module, Attention):
-            module.set_processor(AttnProcessor())
 
 
 def per_picture(text: Tensor, *, frames: int, pictures: int) -> Tensor:

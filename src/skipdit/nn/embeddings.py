@@ -1,8 +1,9 @@
 """What enters a transformer: patches, positions, the timestep and the class, each as vectors of width D.
 
-    sincos(u)   = [sin(u w_k) | cos(u w_k)],  w_k = 10000^(-k / (d/2))          one coordinate, d wide
-    position    = [sincos(column) | sincos(row)]                                 each D/2 wide
-    timestep    = MLP([cos(t f_k) | sin(t f_k)]),  f_k = exp(-ln(10000) k / 128)
+sincos(u)   = [sin(u w_k) | cos(u w_k)],  w_k = 10000^(-k / (d/2))          one coordinate, d wide
+position    = [sincos(column) | sincos(row)]                                 each D/2 wide
+timestep    = MLP([cos(t f_k) | sin(t f_k)]),  f_k = exp(-ln(10000) k / 128)
+rotation    = [u_column g_k | u_row g_k],  g_k = 10000^(-2k / (d/2)) each twice; u is where a patch begins in a square
 """
 
 import math
@@ -30,6 +31,34 @@ def sincos_2d(height: int, width: int, dim: int, *, device: torch.device | None 
     rows = sincos_1d(torch.arange(height, device="cpu"), dim // 2)
     table = torch.cat([repeat(columns, "w d -> (h w) d", h=height), repeat(rows, "h d -> (h w) d", w=width)], dim=-1)
     return table.float().to(torch.get_default_device() if device is None else device)
+
+
+def rotary_tables(height: int, width: int, head_dim: int, *, base: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [height * width, head_dim] that turn queries and keys of a row-major grid, float32.
+
+    The grid is laid over the middle of a square of `base` patches, its longer side filling it (HunyuanDiT, arXiv
+    2405.08748, section 2.3). Raises: ValueError where head_dim is no multiple of 4.
+    """
+    if head_dim % 4:
+        raise ValueError(f"head_dim is {head_dim}: it must be a multiple of 4, two angles for each of two axes")
+    rows, columns = (starts(side, longest=max(height, width), base=base, device=device) for side in (height, width))
+    frequencies = 1.0 / 10000.0 ** (
+        torch.arange(0, head_dim // 2, 2, dtype=torch.float32, device=device) / (head_dim // 2)
+    )
+    angles = [
+        torch.outer(repeat(columns, "w -> (h w)", h=height), frequencies),
+        torch.outer(repeat(rows, "h -> (h w)", w=width), frequencies),
+    ]
+    turned = repeat(torch.cat(angles, dim=-1), "n d -> n (d two)", two=2)
+    return turned.cos(), turned.sin()
+
+
+def starts(side: int, *, longest: int, base: int, device: torch.device) -> Tensor:
+    """Where the `side` patches of a side begin within `base`, scaled so that the longest side fills it, float32."""
+    extent = round(base / longest * side)
+    first = round((base - extent) / 2)
+    last = first + extent * (side - 1) / side
+    return torch.linspace(first, last, side, dtype=torch.float32, device=device)
 
 
 def timestep_sinusoid(timestep: Tensor, width: int = FREQUENCY_WIDTH) -> Tensor:
@@ -83,6 +112,4 @@ class LabelEmbedder(nn.Module):
 
 def unpatchify(patches: Tensor, *, height: int, width: int, patch_size: int) -> Tensor:
     """Tokens [..., height * width, p * p * C] as images [..., C, height * p, width * p]."""
-    return rearrange(
-        patches, "... (h w) (p q c) -> ... c (h p) (w q)", h=height, w=width, p=patch_size, q=patch_size
-    )
+    return rearrange(patches, "... (h w) (p q c) -> ... c (h p) (w q)", h=height, w=width, p=patch_size, q=patch_size)

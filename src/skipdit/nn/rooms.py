@@ -24,25 +24,36 @@ class Shallow(NamedTuple):
 
 
 class Rooms(NamedTuple):
-    """The three callables of a model."""
+    """The three callables of a model, and what it can work out of its `constant_inputs` once for a whole run."""
 
     head: Callable[..., Shallow]
     trunk: Callable[..., Tensor]
     tail: Callable[..., Tensor]
+    constants: Callable[..., Any]
+    constant_inputs: tuple[str, ...]
 
 
 class LongSkipTransformer(nn.Module):
     """The one loop over layers, for vanilla (num_skips = 0), skip and cached models alike.
 
-    A subclass sets `depth` and `num_skips` and writes `embed`, `layer`, `fuse` and `unembed`.
+    A subclass sets `depth` and `num_skips` and writes `embed`, `layer`, `fuse` and `unembed`. One whose inputs are the
+    same at every step of a run, as text is, names them in `constant_inputs` and writes `constants`.
     """
 
     depth: int
     num_skips: int
+    constant_inputs: tuple[str, ...] = ()
 
     @property
     def rooms(self) -> Rooms:
-        return Rooms(self.head, self.trunk, self.tail)
+        return Rooms(self.head, self.trunk, self.tail, self.constants, self.constant_inputs)
+
+    def constants(self, **inputs: Any) -> Any:
+        """What `embed` works out of the constant inputs and the shape of `hidden_states` alone.
+
+        `embed` takes it as `constants`, and does the work itself where it is not given any.
+        """
+        raise NotImplementedError
 
     def embed(self, **inputs: Any) -> tuple[Tensor, Any]:
         """Model inputs -> the stream that enters layer 0, and the context of every layer."""
@@ -55,6 +66,10 @@ class LongSkipTransformer(nn.Module):
         """Close skip `index` (0 is the innermost): the stream before a deep layer, merged with its shallow partner."""
         raise NotImplementedError
 
+    def close(self, index: int, stream: Tensor, skip: Tensor, context: Any) -> Tensor:
+        """Run layer `index`, which closes a skip: on the stream merged with what its shallow partner gave."""
+        return self.layer(index, self.fuse(index - (self.depth - self.num_skips), stream, skip), context)
+
     def unembed(self, stream: Tensor, context: Any) -> Tensor:
         """The stream that leaves the last layer -> the model's output."""
         raise NotImplementedError
@@ -64,8 +79,9 @@ class LongSkipTransformer(nn.Module):
         skips = list(skips)
         for index in layers:
             if index >= self.depth - self.num_skips:
-                stream = self.fuse(index - (self.depth - self.num_skips), stream, skips.pop())
-            stream = self.layer(index, stream, context)
+                stream = self.close(index, stream, skips.pop(), context)
+            else:
+                stream = self.layer(index, stream, context)
             if index < self.num_skips:
                 skips.append(stream)
         return stream, skips
@@ -85,7 +101,7 @@ class LongSkipTransformer(nn.Module):
 
     def compose(self, *, cut: int = 0, **inputs: Any) -> Tensor:
         """The whole forward pass, room by room; every cut gives the same."""
-        head, trunk, tail = self.rooms
-        shallow = head(cut, **inputs)
-        deep = trunk(cut, shallow.stream, shallow.context)
-        return tail(cut, deep, shallow.skips, shallow.context)
+        rooms = self.rooms
+        shallow = rooms.head(cut, **inputs)
+        deep = rooms.trunk(cut, shallow.stream, shallow.context)
+        return rooms.tail(cut, deep, shallow.skips, shallow.context)

@@ -2,8 +2,8 @@
 
     subjects [B], generators [B]  ->  pictures [B, C, H, W] or clips [B, F, C, H, W] in [0, 1]
 
-A sample is a function of its subject, its noise and the settings, whatever else is in the batch. diffusers' text
-pipelines pad prompts to the longest of a batch and attend to the padding; so each prompt has a call of its own.
+A sample is a function of its subject, its noise and the settings, whatever else is in the batch. LattePipeline pads
+prompts to the longest of a batch and attends to the padding; so each prompt has a call of its own.
 """
 
 import math
@@ -84,20 +84,27 @@ def shared(settings: Settings, generators, on_step) -> dict:
     }
 
 
-@draw.register
-def draw_texts(pipeline: LattePipeline, subjects, generators, settings, on_step=None) -> Tensor:
-    clips = []
+@draw.register(LattePipeline)
+def draw_texts(pipeline: DiffusionPipeline, subjects, generators, settings, on_step=None) -> Tensor:
+    samples = []
     for prompt, group in groupby(zip(subjects, generators, strict=True), key=lambda pair: pair[0]):
         noise = [generator for _, generator in group]
-        clips.append(draw_text(pipeline, prompt, noise, settings, on_step))
-    return torch.cat(clips)
+        samples.append(draw_text(pipeline, prompt, noise, settings, on_step))
+    return torch.cat(samples)
 
 
-@torch.no_grad()
+@singledispatch
 def draw_text(
-    pipeline: LattePipeline, prompt: str, noise: list[torch.Generator], settings: Settings, on_step: OnCall
+    pipeline: DiffusionPipeline, prompt: str, noise: list[torch.Generator], settings: Settings, on_step: OnCall
 ) -> Tensor:
-    """Clips [B, F, C, H, W] of one prompt, each from noise of its own."""
+    """Samples of one prompt, each from noise of its own."""
+    raise foreign(pipeline)
+
+
+@draw_text.register
+@torch.no_grad()
+def draw_clips_of_text(pipeline: LattePipeline, prompt, noise, settings, on_step) -> Tensor:
+    """Clips [B, F, C, H, W]."""
     guides = settings.guidance_scale > 1
     text, negative = pipeline.encode_prompt(prompt, guides, negative_prompt=settings.negative_prompt)
     config, scale = pipeline.transformer.config, pipeline.vae_scale_factor
@@ -160,9 +167,13 @@ def check_videos(pipeline: ClassToVideoPipeline, subjects, settings) -> None:
 def check_texts(pipeline: LattePipeline, subjects, settings) -> None:
     check_text_guidance(settings)
     check_clip(settings, longest_clip=pipeline.transformer.config.video_length)
-    check_text_size(pipeline, settings)
+    check_text_size(pipeline, settings, multiple_of=8)
     check_text_latents(pipeline)
-    check_lengths(pipeline, {"prompt": subjects, "negative_prompt": [settings.negative_prompt]})
+    check_lengths(pipeline.tokenizer, told(subjects, settings), at_most=MAX_TOKENS)
+
+
+def told(prompts: Sequence[str], settings: Settings) -> dict[str, Sequence[str]]:
+    return {"prompt": prompts, "negative_prompt": [settings.negative_prompt]}
 
 
 def check_clip(settings: Settings, *, longest_clip: int) -> None:
@@ -172,40 +183,40 @@ def check_clip(settings: Settings, *, longest_clip: int) -> None:
 
 
 def check_text_guidance(settings: Settings) -> None:
-    """LattePipeline guides above 1 alone, and all channels."""
+    """diffusers' text pipelines guide above 1 alone, and all channels."""
     if settings.guidance_scale < 1:
-        raise ValueError(f"guidance_scale is {settings.guidance_scale}: a text-to-video model takes 1 (off) or more")
+        raise ValueError(f"guidance_scale is {settings.guidance_scale}: a model of text takes 1 (off) or more")
     if settings.guidance_channels != "all":
         channels = settings.guidance_channels
-        raise ValueError(f"guidance_channels is {channels}, for which a text-to-video model has no use: leave it out")
+        raise ValueError(f"guidance_channels is {channels}, for which a model of text has no use: leave it out")
     if settings.negative_prompt and settings.guidance_scale == 1:
         prompt = settings.negative_prompt
         raise ValueError(f"negative_prompt is {prompt!r} at guidance_scale 1, which is none: raise it")
 
 
-def check_text_size(pipeline: LattePipeline, settings: Settings) -> None:
-    """LattePipeline takes multiples of 8 alone, and the model whole patches of latents."""
+def check_text_size(pipeline: DiffusionPipeline, settings: Settings, *, multiple_of: int) -> None:
+    """A pipeline takes multiples of a number alone (HunyuanDiTPipeline cuts sides down), the model whole patches."""
     model, scale = pipeline.transformer.config, pipeline.vae_scale_factor
-    unit = math.lcm(8, scale * model.patch_size)
+    unit = math.lcm(multiple_of, scale * model.patch_size)
     for side in (settings.height, settings.width):
         side = model.sample_size * scale if side is None else side
         if side < 1 or side % unit:
-            raise ValueError(f"video side {side} is not a multiple of {unit} above 0: take one that is")
+            raise ValueError(f"side {side} is not a multiple of {unit} above 0: take one that is")
 
 
-def check_text_latents(pipeline: LattePipeline) -> None:
+def check_text_latents(pipeline: DiffusionPipeline) -> None:
     drawn, taken = pipeline.transformer.config.in_channels, pipeline.vae.config.latent_channels
     if drawn != taken:
         raise ValueError(f"the model draws {drawn} channels, its vae takes {taken}: give the vae of its latents")
 
 
-def check_lengths(pipeline: LattePipeline, texts: dict[str, Sequence[str]]) -> None:
-    """LattePipeline would cut longer ones off."""
+def check_lengths(tokenizer: Callable, texts: dict[str, Sequence[str]], *, at_most: int) -> None:
+    """The pipelines would cut longer ones off."""
     for name, prompts in texts.items():
         for prompt in dict.fromkeys(prompts):
-            if (tokens := longest([prompt], pipeline.tokenizer)) > MAX_TOKENS:
+            if (tokens := longest([prompt], tokenizer)) > at_most:
                 start = prompt[:30]
-                raise ValueError(f"{name} '{start}...' has {tokens} tokens, more than {MAX_TOKENS}: shorten it")
+                raise ValueError(f"{name} '{start}...' has {tokens} tokens, more than {at_most}: shorten it")
 
 
 def subjects_for(
@@ -227,8 +238,11 @@ def subjects_for(
 
 
 def text_tokens(pipeline: DiffusionPipeline, prompts: Subjects) -> int | None:
-    """Tokens of a prompt as the model sees them, the mean over prompts; None where there is no text."""
-    if getattr(pipeline, "tokenizer", None) is None:
+    """Tokens of a prompt as the model sees them, the mean over prompts; None where that does not depend on them.
+
+    So it is without text, and for HunyuanDiT, which is given all its tokens, a learned one in the place of padding.
+    """
+    if not isinstance(pipeline, LattePipeline):
         return None
     lengths = [min(len(ids), MAX_TOKENS) for ids in pipeline.tokenizer(plain(prompts)).input_ids]
     return round(sum(lengths) / len(lengths))

@@ -1,5 +1,7 @@
-"""diffusers' schedulers by short names, set up for the noise that DiT was trained with."""
+"""diffusers' schedulers by short names, set up for the noise that a model was trained with."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -48,13 +50,9 @@ class DDIM(DDIMScheduler):
         raise ValueError(f"prediction_type is {self.config.prediction_type!r}: take epsilon, sample or v_prediction")
 
 
-LINEAR_BETAS = {
-    "num_train_timesteps": NUM_TRAIN_STEPS,
-    "beta_schedule": "linear",
-    "beta_start": BETA_START,
-    "beta_end": BETA_END,
-}
-SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+Sampler = tuple[str, Mapping[str, Any]]  # a class of diffusers, or DDIM above, and its settings
+
+SCHEDULERS: dict[str, Sampler] = {
     # The published sampler: 250 steps from 999 to 0, ancestral noise.
     "ddpm": ("DDPMScheduler", {"clip_sample": False, "timestep_spacing": "linspace"}),
     "ddim": ("DDIM", {"clip_sample": False}),
@@ -67,21 +65,71 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "euler-a": ("EulerAncestralDiscreteScheduler", {"timestep_spacing": "trailing"}),
     "heun": ("HeunDiscreteScheduler", {"timestep_spacing": "trailing"}),
 }
+ALIASES = {"dpmms": "dpm++"}  # as HunyuanDiT spells it
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise that a model was trained with, in diffusers' words; the defaults are those of DiT and Latte.
+
+    Args:
+        samplers: stand in for those of `SCHEDULERS`, where a model was published with timesteps of its own.
+
+    Raises:
+        ValueError: betas that do not rise inside (0, 1).
+    """
+
+    beta_schedule: str = "linear"
+    beta_start: float = BETA_START
+    beta_end: float = BETA_END
+    num_train_timesteps: int = NUM_TRAIN_STEPS
+    samplers: Mapping[str, Sampler] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta_start < self.beta_end < 1:
+            start, end = self.beta_start, self.beta_end
+            raise ValueError(f"betas go from {start} to {end}: beta_end must lie above beta_start, both inside 0 to 1")
+
+    @property
+    def betas(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in BETAS}
+
+    def sampler(self, name: str) -> Sampler:
+        """The row of a name; ValueError lists the names."""
+        name = ALIASES.get(name, name)
+        if name not in SCHEDULERS:
+            raise ValueError(f"unknown scheduler {name!r}: take one of {', '.join(SCHEDULERS)}")
+        return self.samplers.get(name, SCHEDULERS[name])
+
+
+BETAS = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end")
+LINEAR = Noise()
+
+# HunyuanDiT: 100 steps from 991 to 1, ancestral noise of a fixed variance. The published commands default to a beta_end
+# of 0.02, with which no published model was trained: version 1.2 was with 0.018, those before it with 0.03.
+LEADING_TO_1 = {"clip_sample": False, "timestep_spacing": "leading", "steps_offset": 1}
+HUNYUAN_V1_1 = Noise(
+    beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.03,
+    samplers={
+        "ddpm": ("DDPMScheduler", LEADING_TO_1),
+        "ddim": ("DDIMScheduler", LEADING_TO_1),
+        "dpm++": ("DPMSolverMultistepScheduler", {"timestep_spacing": "linspace"}),
+    },
+)  # fmt: skip
+HUNYUAN_V1_2 = replace(HUNYUAN_V1_1, beta_end=0.018)
 
 
 def make_scheduler(
-    name: str, *, learned_variance: bool = False, prediction_type: str = "epsilon"
+    name: str, *, learned_variance: bool = False, prediction_type: str = "epsilon", noise: Noise = LINEAR
 ) -> SchedulerMixin:
-    """A scheduler by name, for a model that predicts `prediction_type`; ValueError lists the names.
+    """A scheduler by name, for a model trained with `noise` to predict `prediction_type`; ValueError lists the names.
 
     With `learned_variance`, ddpm uses the model's variance.
     """
-    if name not in SCHEDULERS:
-        raise ValueError(f"unknown scheduler {name!r}: take one of {', '.join(SCHEDULERS)}")
-    class_name, settings = SCHEDULERS[name]
+    class_name, settings = noise.sampler(name)
     variance = {"variance_type": "learned_range" if learned_variance else "fixed_small"} if name == "ddpm" else {}
     kind = DDIM if class_name == "DDIM" else getattr(diffusers, class_name)
-    return kind(**LINEAR_BETAS, **settings, **variance, prediction_type=prediction_type)
+    return kind(**noise.betas, **settings, **variance, prediction_type=prediction_type)
 
 
 def set_timesteps(scheduler: SchedulerMixin, steps: int, *, device: torch.device | str = "cpu") -> list[float]:

@@ -4,8 +4,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import torch
+
+from skipdit.data import Dataset
 from skipdit.diffusion.schedule import NUM_TRAIN_STEPS
-from skipdit.models import DiT, Latte, LatteT2V
+from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
+from skipdit.models.written_out import write_out_attention
+from skipdit.nn.blocks import standardise_inputs
+
+STILL = 0.1  # of the median spread: a channel of token states that varies less is not stretched further
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,12 @@ class Architecture:
 
     def build(self) -> DiT:
         return DiT(**asdict(self))
+
+    def fit(self, model: DiT, dataset: Dataset) -> None:
+        """Images in [-1, 1] and classes need no statistics of the data."""
+
+    def write_out(self, model: DiT, dataset: Dataset) -> None:
+        """Our own attention is written out by itself where that is faster."""
 
     @property
     def dropout(self) -> float:
@@ -82,6 +95,13 @@ class LatteT2VArchitecture:
         width = self.num_attention_heads * self.attention_head_dim
         return LatteT2V(cross_attention_dim=width, out_channels=2 * self.in_channels, **settings)
 
+    def fit(self, model: LatteT2V, dataset: Dataset) -> None:
+        """Have the fresh model see the data's token states as if they were standardised."""
+        standardise_inputs(model.caption_projection.linear_1, dataset.states[dataset.mask.bool()])
+
+    def write_out(self, model: LatteT2V, dataset: Dataset) -> None:
+        write_out_attention(model)
+
     @property
     def dropout(self) -> float:
         return self.caption_dropout_prob
@@ -95,15 +115,75 @@ class LatteT2VArchitecture:
 
 
 @dataclass(frozen=True)
+class HunyuanDiTArchitecture:
+    """A `HunyuanDiT` of version 1.2 by the arguments that runs differ in."""
+
+    sample_size: int = 64
+    patch_size: int = 8
+    in_channels: int = 3
+    num_attention_heads: int = 4
+    attention_head_dim: int = 64
+    num_layers: int = 8
+    mlp_ratio: float = 4.0
+    cross_attention_dim: int = 384
+    cross_attention_dim_t5: int = 128
+    pooled_projection_dim: int = 256
+    caption_dropout_prob: float = 0.1
+    """with which probability training shows the empty caption instead of the caption"""
+    num_skips: int = 3
+    """long skips, 0 to num_layers // 2; the published are num_layers // 2 - 1"""
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "v_prediction"
+
+    def build(self) -> HunyuanDiT:
+        settings = {name: value for name, value in asdict(self).items() if name != "caption_dropout_prob"}
+        width = self.num_attention_heads * self.attention_head_dim
+        return HunyuanDiT(hidden_size=width, use_style_cond_and_image_meta_size=False, **settings)
+
+    @torch.no_grad()
+    def fit(self, model: HunyuanDiT, dataset: Dataset) -> None:
+        """Have the fresh model see the states of both texts as if they were standardised.
+
+        Every layer projects the BERT's states themselves, so what stands beside them is moved to where they lie.
+        """
+        bert, t5 = dataset.states.of_tokens()
+        mean, std = bert.mean(dim=0), bert.std(dim=0)
+        std = std.clamp(min=STILL * std.median())  # MiniLM has a channel that never changes
+        standardise_inputs(model.text_embedder.linear_1, t5)
+        model.text_embedder.linear_2.weight *= std[:, None]
+        for beside in (model.text_embedder.linear_2.bias, model.text_embedding_padding):
+            beside.copy_(beside * std + mean)
+        for block in model.blocks:
+            for linear in (block.attn2.to_k, block.attn2.to_v):
+                linear.weight /= std
+                linear.bias -= linear.weight @ mean
+
+    def write_out(self, model: HunyuanDiT, dataset: Dataset) -> None:
+        write_out_attention(model, own_text=dataset.states.own_text)
+
+    @property
+    def dropout(self) -> float:
+        return self.caption_dropout_prob
+
+    @property
+    def takes(self) -> dict[str, int]:
+        return {
+            "in_channels": self.in_channels, "height": self.sample_size, "width": self.sample_size,
+            "cross_attention_dim": self.cross_attention_dim, "cross_attention_dim_t5": self.cross_attention_dim_t5,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides a training run; two runs of one config on one machine end in the same bits."""
 
     out: Path
     """folder of checkpoints, previews, loss.csv and the trained model"""
-    dataset: Literal["fashion-mnist", "digits", "moving-digits", "captioned-digits"] = "fashion-mnist"
+    dataset: Literal["fashion-mnist", "digits", "moving-digits", "captioned-digits", "emoji"] = "fashion-mnist"
     data_folder: Path | None = None
     """where the data lies, when not where its package puts it"""
-    model: Architecture | LatteArchitecture | LatteT2VArchitecture = field(default_factory=Architecture)
+    model: Architecture | LatteArchitecture | LatteT2VArchitecture | HunyuanDiTArchitecture = field(
+        default_factory=Architecture
+    )
     steps: int = 20_000
     batch_size: int = 128
     optimizer: Literal["adamw", "muon"] = "adamw"

@@ -20,7 +20,6 @@ from skipdit.data import Dataset
 from skipdit.diffusion import Losses, NoiseSchedule, learned_range_loss, mse_loss
 from skipdit.files import whole_folder, write_text
 from skipdit.models.base import LongSkipModel
-from skipdit.models.latte_t2v import write_out_attention
 from skipdit.randomness import generator
 from skipdit.training import checkpoint
 from skipdit.training.batches import batch_indices
@@ -60,11 +59,13 @@ def start(config: TrainConfig) -> Run:
     dataset = data.load(config.dataset, folder=config.data_folder)
     check_fits(config, dataset)
     torch.manual_seed(config.seed)
-    model = config.model.build().to(config.device).train()
+    model = config.model.build()
+    config.model.fit(model, dataset)
+    model = model.to(config.device).train()
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     if config.device == "cpu" and config.precision == "bf16":
-        write_out_attention(model)  # as our own attention does there (docs/decisions/0006)
+        config.model.write_out(model, dataset)  # as our own attention does there (docs/decisions/0006)
     optimizer = make_optimizer(model, config)
     run = Run(config, model, EMA(model, decay=config.ema_decay), optimizer, dataset, NoiseSchedule.linear())
     if found := checkpoint.checkpoints(config.out):

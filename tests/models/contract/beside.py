@@ -68,6 +68,16 @@ class Beside(Subject):
         steps = TIMESTEPS[:3]  # full, cached, full
         assert_equal(self.run(model, steps), self.run(self.cached(SkipCacheConfig()), steps))
 
+    def test_offloading_in_groups_of_layers_is_refused(self, model):
+        """The first layer of a group brings the weights of all, and a cached step may not run it."""
+        model.enable_group_offload(torch.device("cpu"), offload_type="block_level", num_blocks_per_group=2)
+        expected = self.run(model)
+        model.enable_cache(SkipCacheConfig())
+        with pytest.raises(RuntimeError, match="in groups of 2, .* use num_blocks_per_group=1 or"):
+            self.run(model)
+        model.disable_cache()
+        assert_equal(self.run(model), expected)
+
     def test_layerwise_casting_keeps_norms_and_positions_wide_and_is_exact_under_the_cache(self, model):
         exact = sample(model, self.inputs(900))
         model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)

@@ -36,11 +36,10 @@ class Cost(Subject):
     def test_a_cached_step_costs_its_outer_layers_and_both_ends(self, branch, model):
         stream, context = model.embed(**self.inputs(900))
         ends = flops(lambda: model.embed(**self.inputs(900))) + flops(lambda: model.unembed(stream, context))
-        outer = sum(
-            flops(lambda index=index: model.layer(index, stream, context))
-            for index in (*range(branch), *range(6 - branch, 6))
+        opening = sum(flops(lambda index=index: model.layer(index, stream, context)) for index in range(branch))
+        closing = sum(
+            flops(lambda index=index: model.close(index, stream, stream, context)) for index in range(6 - branch, 6)
         )
-        fuses = sum(flops(lambda index=index: model.fuse(index, stream, stream)) for index in range(3 - branch, 3))
         model.enable_cache(SkipCacheConfig(interval=2, branch=branch))
         sample(model, self.inputs(900))
-        assert flops(lambda: sample(model, self.inputs(800))) == ends + outer + fuses
+        assert flops(lambda: sample(model, self.inputs(800))) == ends + opening + closing

@@ -1,0 +1,76 @@
+"""How `draw` asks diffusers' HunyuanDiTPipeline; to import this teaches it, as `load_pipeline` does for a HunyuanDiT.
+
+The pipeline brings CLIP's image processor along, which takes time and says so where torchvision is missing.
+"""
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from skipdit.data.text import quiet_transformers
+from skipdit.pipelines.draw import (
+    Settings,
+    check,
+    check_lengths,
+    check_text_guidance,
+    check_text_latents,
+    check_text_size,
+    draw,
+    draw_text,
+    draw_texts,
+    told,
+    told_of_steps,
+)
+
+with quiet_transformers():
+    from diffusers import HunyuanDiTPipeline
+
+draw.register(HunyuanDiTPipeline, draw_texts)
+
+
+@draw_text.register
+@torch.no_grad()
+def draw_images_of_text(pipeline: HunyuanDiTPipeline, prompt, noise, settings, on_step) -> Tensor:
+    """Latents, and so the timesteps that the pipeline casts to their type, are float32 whatever the model is."""
+    config, scale = pipeline.transformer.config, pipeline.vae_scale_factor
+    height, width = (side or config.sample_size * scale for side in (settings.height, settings.width))
+    shape = (len(noise), config.in_channels, height // scale, width // scale)
+    latents = pipeline(
+        latents=randn_tensor(shape, generator=noise, device=pipeline._execution_device, dtype=torch.float32),
+        **encoded(pipeline, prompt, settings, copies=len(noise)),
+        guidance_scale=settings.guidance_scale,
+        num_inference_steps=settings.steps,
+        height=height,
+        width=width,
+        use_resolution_binning=False,
+        generator=noise,
+        output_type="latent",
+        callback_on_step_end=on_step and told_of_steps(on_step),
+    ).images
+    # Not the pipeline's own decoding, which expects latents of the autoencoder's type.
+    latents = latents.to(pipeline.vae.dtype) / pipeline.vae.config.scaling_factor
+    pictures = pipeline.vae.decode(latents, return_dict=False)[0].float()
+    pipeline.maybe_free_model_hooks()
+    return pipeline.image_processor.postprocess(pictures, output_type="pt").cpu()
+
+
+def encoded(pipeline: HunyuanDiTPipeline, prompt: str, settings: Settings, *, copies: int) -> dict[str, Tensor | None]:
+    """The text of both encoders as the pipeline takes it, the same for all copies; none to keep away from unguided."""
+    guides, texts = settings.guidance_scale > 1, {}
+    for index, suffix in enumerate(("", "_2")):
+        text, negative, mask, negative_mask = pipeline.encode_prompt(
+            prompt, do_classifier_free_guidance=guides, negative_prompt=settings.negative_prompt,
+            text_encoder_index=index,
+        )  # fmt: skip
+        texts |= {f"prompt_embeds{suffix}": text, f"prompt_attention_mask{suffix}": mask}
+        texts |= {f"negative_prompt_embeds{suffix}": negative, f"negative_prompt_attention_mask{suffix}": negative_mask}
+    return {name: tensor if tensor is None else tensor.repeat_interleave(copies, 0) for name, tensor in texts.items()}
+
+
+@check.register
+def check_texts_of_images(pipeline: HunyuanDiTPipeline, subjects, settings) -> None:
+    """The BERT reads the first 77 tokens alone, as published; the T5 must read them all."""
+    check_text_guidance(settings)
+    check_text_size(pipeline, settings, multiple_of=16)
+    check_text_latents(pipeline)
+    check_lengths(pipeline.tokenizer_2, told(subjects, settings), at_most=pipeline.transformer.config.text_len_t5)
