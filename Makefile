@@ -42,6 +42,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/embedded.py
 	$(BIN)/python benchmarks/digits.py
+	$(BIN)/python benchmarks/emoji.py
 	$(BIN)/python benchmarks/loss_curves.py
 
 clean:

@@ -14,7 +14,8 @@ import matplotlib.pyplot as plt
 WEIGHTS = Path(__file__).parents[1] / "weights"
 COLORS = {
     "fashion-dit": "#868e96", "fashion-skip": "#0b7285", "moving-digits-skip": "#e8590c",
-    "captioned-digits-skip": "#9c36b5",
+    "moving-digits-latte": "#ffc078", "captioned-digits-skip": "#9c36b5", "captioned-digits-latte": "#eebefa",
+    "emoji-hunyuan": "#2f9e44",
 }  # fmt: skip
 
 

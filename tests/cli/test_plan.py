@@ -96,6 +96,7 @@ def test_a_run_of_hunyuandit_has_the_published_hundred_steps(skipdit):
         ("--cache --cache-step 4", "--cache.preset text-to-image --cache.interval 4"),
         ("--cache --cache-at-branch 3", "--cache.preset text-to-image --cache.branch 3"),
         ("--cache --cache-step=4", "--cache.preset text-to-image --cache.interval 4"),
+        ("--cache-step 4", "--cache.preset text-to-image --cache.interval 4"),
         ("--deepcache -N 3", "--cache.preset text-to-image --cache.interval 3"),
         ("--deepcache 3", "--cache.preset text-to-image --cache.interval 3"),
         ("--deepcache=3", "--cache.preset text-to-image --cache.interval 3"),

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,15 @@ from PIL import Image
 
 from skipdit import HunyuanDiT
 from skipdit.cli import main
-from skipdit.cli.tasks import PUBLISHED_NEGATIVE, usual_negative
+from skipdit.cli.sample import Sample
+from skipdit.cli.tasks import PUBLISHED_NEGATIVE, settings_of, usual_negative
 from skipdit.evaluation import to_uint8
+from skipdit.files import safe_name
 from skipdit.hub import load_pipeline
 from skipdit.pipelines.draw import Settings, draw
 from skipdit.randomness import generator
 from tests.cli.conftest import Said, contents
-from tests.pipelines.tiny import WORDS, hunyuan_pipeline, tiny_stock_hunyuan
+from tests.pipelines.tiny import hunyuan_pipeline, tiny_stock_hunyuan
 
 PROMPTS = ["a red apple", "一只小猫", "../cat"]
 
@@ -52,15 +55,13 @@ def test_a_folder_holds_what_the_pipeline_draws(sample, folder):
     assert (said.code, "pictures: 6 PNGs, 3 ddpm steps in" in said.out) == (0, True)
     pipe = load_pipeline(str(folder))
     pipe.set_progress_bar_config(disable=True)
-    drawn = [
-        draw(pipe, [prompt], [generator(3, index, copy)], Settings(3, 6.0))[0]
-        for index, prompt in enumerate(PROMPTS)
-        for copy in range(2)
-    ]
-    found = list(pictures("pictures").values())
+    found = pictures("pictures")
     assert len(found) == 6
-    for picture, expected in zip(found, drawn, strict=True):
-        assert np.abs(picture.astype(int) - to_uint8(expected).squeeze().astype(int)).max() <= 1, "batches round"
+    for index, prompt in enumerate(PROMPTS):
+        drawn = draw(pipe, [prompt] * 2, [generator(3, index, copy) for copy in range(2)], Settings(3, 6.0))
+        for copy, suffix in enumerate(["", "-1"]):
+            picture = found[f"{index:06d}-{safe_name(prompt)}{suffix}.png"]
+            assert np.array_equal(picture, to_uint8(drawn)[copy])
 
 
 def test_a_drawn_image_is_that_of_the_pipeline_called_by_hand(folder):
@@ -128,14 +129,18 @@ def test_the_published_negative_prompt_is_for_encoders_that_read_it(folder):
     pipe.tokenizer.add_tokens(["错"])
     assert usual_negative(pipe) == PUBLISHED_NEGATIVE
     assert usual_negative(pipe).startswith("错误的眼睛")
-    assert "错" not in WORDS
+    asked = Sample(model="", guidance_scale=1.0)
+    assert settings_of(asked, pipe).negative_prompt == "", "without guidance there is nothing to keep away from"
+    assert settings_of(replace(asked, guidance_scale=2.0), pipe).negative_prompt == PUBLISHED_NEGATIVE
+    assert settings_of(replace(asked, guidance_scale=2.0, negative_prompt=""), pipe).negative_prompt == ""
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         ("--prompt cat --frames 3", "frames is 3, for which a text-to-image model has no use: leave it out"),
-        ("--prompt cat --layout vbench", "layout is 'vbench', for which a text-to-image model has no use"),
+        ("--prompt cat --layout vbench", "layout is 'vbench', for which a text-to-image model has no use: "
+         "leave it out"),
         ("--classes 3 --prompt cat", "classes is (3,), for which a text-to-image model has no use: give --prompt"),
         ("--prompt cat --size 40 64", "side 40 is not a multiple of 16 above 0: take one that is"),
         ("--prompt cat --lora-scale 2", "lora_scale is 2.0 without --lora: name the adapter, or leave it out"),

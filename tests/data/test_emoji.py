@@ -15,6 +15,7 @@ from skipdit.data.emoji import (
     FOLDER,
     NOTO,
     STYLES,
+    EncodedCaptions,
     byte_t5,
     caption,
     cleaned,
@@ -173,6 +174,12 @@ def test_every_token_lies_at_a_position_of_the_texts_own(drawings):
     assert not mask[:, ~own].any()
 
 
+def test_a_token_outside_the_texts_own_positions_is_refused():
+    mask = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 1]])
+    with pytest.raises(ValueError, match="a token of caption 1 is at 3, where padding is expected"):
+        EncodedCaptions({"a": 0, "b": 1}, torch.zeros(2, 3, 8), torch.ones(2, 3), torch.zeros(2, 4, 8), mask)
+
+
 def test_examples_are_ten_names_in_each_style(drawings):
     examples = drawings.examples()
     assert {len(value) for value in examples.values()} == {len(EXAMPLES) * len(STYLES)}
@@ -194,7 +201,7 @@ def test_drawings_are_decoded_once_and_again_when_the_files_are_others(tmp_path)
 def test_a_missing_package_is_named_with_the_commands_that_bring_it(tmp_path, style, package):
     write_packages(tmp_path)
     (tmp_path / PACKAGES[style]).rename(tmp_path / "gone")
-    said = f"lacks {package}: run python -m skipdit.data.emoji, or .*npm pack {package}"
+    said = f"lacks {package}@.*: run python -m skipdit.data.emoji, or .*npm pack {package}"
     with pytest.raises(FileNotFoundError, match=said):
         data.load("emoji", folder=tmp_path)
 
@@ -229,7 +236,7 @@ def test_fetching_brings_what_is_missing_and_nothing_else(tmp_path, monkeypatch)
     tools.mkdir()
     npm = tools / "npm"
     npm.write_text(
-        f"#!{sys.executable}\nimport shutil, sys\nname = {archives!r}[sys.argv[2]]\n"
+        f"#!{sys.executable}\nimport shutil, sys\nname = {archives!r}[sys.argv[2].rpartition('@')[0]]\n"
         f"shutil.copy({str(made)!r} + '/' + name, name)\n"
         f"open({str(tmp_path / 'asked')!r}, 'a').write(sys.argv[2] + ' ')\nprint(name)\n"
     )
@@ -238,7 +245,7 @@ def test_fetching_brings_what_is_missing_and_nothing_else(tmp_path, monkeypatch)
     fetch(there)
     assert len(emoji(there).images) == len(emoji(made).images)
     fetch(there)
-    assert sorted((tmp_path / "asked").read_text().split()) == [FLUENT, NOTO]
+    assert sorted((tmp_path / "asked").read_text().split()) == [f"{FLUENT}@1.1.0", f"{NOTO}@16.0.0"]
     assert not list(Path(there).glob("*.tgz"))
 
 

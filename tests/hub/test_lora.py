@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from diffusers import HunyuanDiT2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -14,10 +15,11 @@ from skipdit.hub.names import HUNYUAN
 from tests.hub.published import tiny_hunyuan
 from tests.models.subject import HunyuanDiTSubject, assert_equal
 
-pytest.importorskip("peft")
+peft = pytest.importorskip("peft")
 
 SUBJECT = HunyuanDiTSubject()
 RANK = 3
+ONE = ["blocks.0.attn1.Wqkv"]
 TARGETS = ("Wqkv", "q_proj", "kv_proj", "out_proj")  # published
 ROUNDING = 2e-4  # W x + B (A x) against (W + B A) x, six layers deep
 State = dict[str, Tensor]
@@ -147,6 +149,71 @@ def test_adapters_add_up_and_go_again(tmp_path):
     assert_draws_as_without(model)
 
 
+def test_those_that_were_there_stay_as_they_were_set(tmp_path):
+    """One is scaled, one is off, one learns: what the next adds is all that changes."""
+    names = ("scaled", "off", "next")
+    parts = {name: adapter([*ONE, "mlp_t5.0"], seed=seed) for seed, name in enumerate(names)}
+    parts["next"] |= adapter(["blocks.1.attn1.Wqkv"])
+    model = model_of(original())
+    for name in names[:2]:
+        load_lora(model, folder(tmp_path / name, parts[name]), name=name)
+    model.set_adapters(["scaled"], [0.5])
+    trained = {key: weight.requires_grad for key, weight in model.named_parameters() if ".lora_" in key}
+    load_lora(model, folder(tmp_path / "next", parts["next"]), name="next")
+    assert model.active_adapters() == ["scaled", "next"]
+    assert_draws(model, merged(merged(original(), parts["scaled"], scale=0.5), parts["next"]))
+    after = dict(model.named_parameters())
+    assert {key: after[key].requires_grad for key in trained} == trained
+    model.set_adapters(["off"])
+    assert_draws(model, merged(original(), parts["off"]))
+
+
+def test_it_adds_up_with_what_a_stock_model_had(tmp_path):
+    ours = model_of(original())
+    ours.save_pretrained(tmp_path / "model")
+    stock, targets = HunyuanDiT2DModel.from_pretrained(tmp_path / "model"), ["blocks.0.attn1.to_q"]
+    peft.inject_adapter_in_model(peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=targets), stock, "first")
+    first = {key: value for key, value in in_our_names(adapter(ONE)).items() if "to_q" in key}
+    linear = stock.blocks[0].attn1.to_q
+    with torch.no_grad():
+        linear.lora_A["first"].weight.copy_(first["blocks.0.attn1.to_q.lora_A.weight"])
+        linear.lora_B["first"].weight.copy_(first["blocks.0.attn1.to_q.lora_B.weight"])
+    second = adapter([*ONE, "blocks.1.attn1.Wqkv"], seed=1)
+    path, model = folder(tmp_path / "second", second), HunyuanDiT.from_diffusers(stock)
+    with pytest.raises(ValueError, match="name is 'first': an adapter of this name is loaded"):
+        load_lora(model, path, name="first")
+    load_lora(model, path, name="second")
+    padded = adapter(ONE)
+    padded["blocks.0.attn1.Wqkv.lora_B.weight"][16:] = 0  # queries alone
+    assert_draws(model, merged(merged(original(), padded), second))
+
+
+def test_where_it_would_have_no_effect_it_is_refused(tmp_path):
+    path, model = folder(tmp_path / "lora", adapter(ONE)), model_of(original())
+    model.fuse_qkv_projections()
+    with pytest.raises(ValueError, match=r"attention is fused .*: unfuse_qkv_projections\(\) first"):
+        load_lora(model, path)
+    model.unfuse_qkv_projections()
+    load_lora(model, path)
+    model.disable_lora()
+    with pytest.raises(ValueError, match=r"adapters are disabled: enable_lora\(\) first"):
+        load_lora(model, path, name="second")
+    model.enable_lora()
+    load_lora(model, path, name="second")
+    assert_draws(model, merged(original(), adapter(ONE), scale=2))
+
+
+def test_what_a_pipeline_saves_has_its_alpha(tmp_path):
+    """Settings then have the name of the pipeline's part before their own."""
+    factors = adapter(published_targets())
+    settings = {"transformer.r": RANK, "transformer.lora_alpha": 2 * RANK}
+    saved = {f"transformer.{key}": value for key, value in in_our_names(factors).items()}
+    save_file(saved, tmp_path / "lora.safetensors", {"lora_adapter_metadata": json.dumps(settings)})
+    model = model_of(original())
+    load_lora(model, tmp_path / "lora.safetensors")
+    assert_draws(model, merged(original(), factors, scale=2))
+
+
 def test_an_adapter_that_never_learnt_changes_nothing(tmp_path):
     """As that of pooler.q_proj of the original code."""
     factors = adapter(["pooler.q_proj"])
@@ -192,7 +259,6 @@ def without(factors: State, key: str) -> State:
     return {name: value for name, value in factors.items() if name != key}
 
 
-ONE = ["blocks.0.attn1.Wqkv"]
 MISFITS = {
     "a name that fits nothing": (
         {

@@ -12,6 +12,7 @@ from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import get_resize_crop_r
 from torch import Tensor, nn
 
 from skipdit import HunyuanDiT, SkipCacheConfig
+from skipdit.evaluation.price import price
 from tests.models.contract import Cuts, ModelContract, Reuses
 from tests.models.contract.beside import Beside
 from tests.models.contract.contexts import Contexts
@@ -497,3 +498,11 @@ class TestFolders(HunyuanDiTSubject):
         inputs = model.example_inputs(3)
         assert sample(model, inputs).shape == (3, 8, 4, 4)
         assert inputs.keys() == version().inputs(500).keys()
+
+    def test_example_inputs_have_tables_where_they_are_to_be_given(self):
+        given, exact = (self.build(rotary=rotary) for rotary in ("given", "exact"))
+        assert torch.equal(sample(given, given.example_inputs(2)), sample(exact, exact.example_inputs(2)))
+
+    def test_the_price_is_the_same_wherever_tables_come_from(self):
+        given, exact = (price(self.build(rotary=rotary), branch=1) for rotary in ("given", "exact"))
+        assert given == exact

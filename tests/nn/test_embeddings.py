@@ -100,13 +100,16 @@ def rotary_angles(height: int, width: int, *, head_dim: int, base: int) -> np.nd
 @pytest.mark.parametrize("side", [1, 2, 3, 7, 32, 64, 80])
 @pytest.mark.parametrize("base", [16, 32, 64])
 def test_rotations_of_squares_equal_diffusers_and_of_others_do_not(side, base):
-    """diffusers scales where a side ends, not how long it is: its error begins where a side does not begin at 0."""
+    """diffusers scales where a side ends, not how long it is: its error begins where a side does not begin at 0.
+
+    Where the shorter side is a single patch, diffusers never uses where it ends.
+    """
     device = torch.device("cpu")
     for grid, equal in (((side, side), True), ((2 * side, side), False), ((side, 3 * side), False)):
         crops = get_resize_crop_region_for_grid(grid, base)
         theirs = get_2d_rotary_pos_embed(24, crops, grid, output_type="pt")
         ours = rotary_tables(*grid, 24, base=base, device=device)
-        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True)) == equal or side == 1
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True)) == (equal or side == 1)
 
 
 def test_rotations_need_two_angles_for_each_of_two_axes():

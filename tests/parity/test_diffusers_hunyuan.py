@@ -1,8 +1,10 @@
 """HunyuanDiT is diffusers' HunyuanDiT2DModel, takes its controls, and may live in its weights."""
 
+import accelerate
 import pytest
 import torch
 from diffusers import HunyuanDiT2DControlNetModel, HunyuanDiT2DModel
+from diffusers.hooks import apply_group_offloading
 from diffusers.models.embeddings import get_2d_rotary_pos_embed
 from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import get_resize_crop_region_for_grid
 from torch import Tensor
@@ -255,7 +257,90 @@ class TestFromDiffusers:
         theirs = stock()
         theirs.fuse_qkv_projections()
         expected = sample(theirs, inputs())
+        ours = HunyuanDiT.from_diffusers(theirs)
+        assert torch.equal(sample(ours, inputs()), expected)
+        ours.unfuse_qkv_projections()
+        assert torch.equal(sample(ours, inputs()), sample(stock(), inputs()))
+        assert torch.equal(sample(theirs, inputs()), sample(stock(), inputs()))
+
+    def test_settings_that_are_not_this_classes_are_left_out(self):
+        theirs = stock()
+        theirs.register_to_config(quantization_config={"quant_method": "some"})
+        ours = HunyuanDiT.from_diffusers(theirs)
+        assert "quantization_config" not in ours.config
+        assert torch.equal(sample(ours, inputs()), sample(theirs, inputs()))
+
+    OFFLOADS = {
+        "model": lambda model: accelerate.cpu_offload_with_hook(model, execution_device="cpu"),
+        "layers": lambda model: accelerate.cpu_offload(model, execution_device=torch.device("cpu")),
+        "groups": lambda model: apply_group_offloading(model, torch.device("cpu"), num_blocks_per_group=1),
+        "leaves": lambda model: apply_group_offloading(model, torch.device("cpu"), offload_type="leaf_level"),
+    }
+
+    @pytest.mark.parametrize("offload", OFFLOADS)
+    def test_an_offloaded_model_is_refused(self, offload):
+        theirs = stock()
+        self.OFFLOADS[offload](theirs)
+        with pytest.raises(ValueError, match="hooks of offloading, which would be lost: make it ours before offload"):
+            HunyuanDiT.from_diffusers(theirs)
+
+    def test_a_model_that_is_offloaded_no_more_is_taken(self):
+        theirs = stock()
+        expected = sample(theirs, inputs())
+        accelerate.hooks.remove_hook_from_submodules(accelerate.cpu_offload(theirs, torch.device("cpu")))
         assert torch.equal(sample(HunyuanDiT.from_diffusers(theirs), inputs()), expected)
+
+
+class TestFusing:
+    """Queries, keys and values of one product, as the stock model fuses them."""
+
+    @pytest.mark.parametrize("version", [False, True])
+    def test_fused_it_is_the_stock_model_fused_and_unfused_again_what_it_was(self, version):
+        ours, theirs = both(use_style_cond_and_image_meta_size=version)
+        step = inputs(told=version)
+        apart, keys, processors = sample(ours, step), ours.state_dict().keys(), kinds(ours)
+        for model in (ours, theirs):
+            model.fuse_qkv_projections()
+        assert kinds(ours) == kinds(theirs) != processors
+        assert ours.state_dict().keys() == theirs.state_dict().keys() != keys
+        assert torch.equal(sample(ours, step), sample(theirs, step))
+        for model in (ours, theirs):
+            model.unfuse_qkv_projections()
+        assert kinds(ours) == kinds(theirs) == processors
+        assert ours.state_dict().keys() == keys
+        assert torch.equal(sample(ours, step), apart)
+
+    def test_the_fused_projections_are_those_that_are_used(self):
+        ours, _ = both()
+        ours.fuse_qkv_projections()
+        fused = sample(ours, inputs())
+        with torch.no_grad():
+            ours.blocks[0].attn1.to_q.weight.zero_()
+        assert torch.equal(sample(ours, inputs()), fused)
+        ours.unfuse_qkv_projections()
+        assert not torch.equal(sample(ours, inputs()), fused)
+
+    def test_fusing_acts_under_the_cache(self):
+        ours, theirs = both()
+        ours.enable_cache(SkipCacheConfig(interval=1))
+        for model in (ours, theirs):
+            model.fuse_qkv_projections()
+        for timestep in (900, 800):
+            assert torch.equal(sample(ours, inputs(timestep)), sample(theirs, inputs(timestep)))
+
+    def test_adapters_of_attention_are_not_dropped(self):
+        peft = pytest.importorskip("peft")
+        ours, _ = both()
+        ours.add_adapter(peft.LoraConfig(r=2, target_modules=["to_k"]))
+        with pytest.raises(ValueError, match=r"attention has adapters, .*: fuse_lora\(\) and unload_lora\(\) first"):
+            ours.fuse_qkv_projections()
+        ours.fuse_lora()
+        ours.unload_lora()
+        ours.fuse_qkv_projections()
+
+
+def kinds(model: HunyuanDiT | HunyuanDiT2DModel) -> dict[str, type]:
+    return {name: type(processor) for name, processor in model.attn_processors.items()}
 
 
 class TestAdapters:
@@ -283,6 +368,12 @@ class TestAdapters:
         assert torch.equal(sample(ours, inputs()), expected)
         assert not torch.equal(expected, sample(stock(), inputs()))
         assert torch.equal(sample(theirs, inputs()), expected)
+
+    def test_adapters_of_the_stock_model_are_known_by_name(self, peft):
+        ours = HunyuanDiT.from_diffusers(self.injected(peft))
+        assert ours.active_adapters() == ["default"]
+        with pytest.raises(ValueError, match="default already exists"):
+            ours.add_adapter(self.lora(peft), "default")
 
     def test_adapters_of_the_stock_model_are_turned_off_and_on_by_ours(self, peft):
         theirs = self.injected(peft)

@@ -231,6 +231,26 @@ class TestLowMemory:
         assert np.array_equal(images(pipe), expected)
         assert {parameter.device.type for parameter in pipe.transformer.parameters()} == {"meta"}
 
+    @pytest.mark.parametrize("cache", [None, EVERY_SECOND])
+    def test_the_pipelines_model_offload(self, stock, cache):
+        pipe = in_rooms(stock, cache=cache)
+        expected = images(pipe)
+        pipe.enable_model_cpu_offload(device="cpu")
+        assert hasattr(pipe.transformer, "_hf_hook")
+        for _ in range(2):
+            assert np.array_equal(images(pipe), expected)
+
+    @pytest.mark.parametrize("cache", [None, EVERY_SECOND])
+    def test_what_the_pipelines_sequential_offload_does(self, stock, cache):
+        """Part by part: `enable_sequential_cpu_offload` itself asks for "cpu:0", at which accelerate fails."""
+        pipe = in_rooms(stock, cache=cache)
+        expected = images(pipe)
+        for part in (pipe.text_encoder, pipe.text_encoder_2, pipe.transformer, pipe.vae):
+            accelerate.cpu_offload(part, torch.device("cpu"), offload_buffers=len(part._parameters) > 0)
+        for _ in range(2):
+            assert {parameter.device.type for parameter in pipe.transformer.parameters()} == {"meta"}
+            assert np.array_equal(images(pipe), expected)
+
     def test_the_stock_model_takes_neither_offload(self, stock):
         with pytest.raises(ValueError, match="does not support group offloading"):
             stock.transformer.enable_group_offload(onload_device=torch.device("cpu"), offload_type="leaf_level")

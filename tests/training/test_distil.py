@@ -29,7 +29,7 @@ def test_a_run_leaves_a_t5_and_a_tokenizer_that_transformers_loads(tmp_path):
     assert (states.shape, mask.sum().item()) == ((1, 256, 16), len("a red apple") + 1)
     same = T5EncoderModel.from_pretrained(tmp_path / "text_encoder_2").eval()
     assert torch.equal(
-        encode_t5(["a red apple"], ByT5Tokenizer.from_pretrained(tmp_path / "tokenizer_2"), same)[0], states
+        encode_t5(["a red apple"], ByT5Tokenizer.from_pretrained(tmp_path / "text_encoder_2"), same)[0], states
     )
 
 

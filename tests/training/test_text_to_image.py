@@ -1,5 +1,6 @@
 """Text-to-image trains by the same loop: the embedded recipe in miniature, on emoji of plain squares."""
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from skipdit import HunyuanDiT, data
 from skipdit.cli.train import sheet
 from skipdit.data.emoji import EXAMPLES, STYLES
 from skipdit.models.written_out import WrittenOutRotaryAttention, write_out_attention
+from skipdit.nn.blocks import statistics
 from skipdit.recipes import RECIPES
 from skipdit.training import HunyuanDiTArchitecture, TrainConfig, train
 from skipdit.training.loop import loss_of, noised_batch, start
@@ -83,6 +85,18 @@ def test_a_fresh_model_sees_both_texts_as_if_standardised(tmp_path, folder):
         torch.testing.assert_close(seen, (states - states.mean(dim=0)) @ linear.weight.T, rtol=1e-3, atol=1e-3)
         bound = (6 / (linear.weight.shape[0] + linear.weight.shape[1])) ** 0.5
         assert (linear.weight * std).abs().max() <= bound * 1.001  # Xavier's
+
+
+def test_keys_of_a_fitted_model_are_those_of_standardised_states(tmp_path, folder):
+    run = start(emoji_run(tmp_path, folder))
+    bert, t5 = run.dataset.states.of_tokens()
+    fresh = MODEL.build()
+    fitted = deepcopy(fresh)
+    MODEL.fit(fitted, run.dataset)
+    for name, states in (("blocks.2.attn2.to_k", bert), ("blocks.0.attn2.to_v", bert), ("text_embedder.linear_1", t5)):
+        mean, std = statistics(states)
+        expected = fresh.get_submodule(name)((states - mean) / std)
+        torch.testing.assert_close(fitted.get_submodule(name)(states), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_what_stands_beside_the_berts_states_lies_where_they_do(tmp_path, folder):

@@ -23,7 +23,7 @@ DEFAULT_CONTEXT = CacheContext("default")
 
 
 class CacheStats(NamedTuple):
-    """What Skip-Cache did in a run: its plan ("#.#."), steps that computed and did not, bytes held at the most."""
+    """What Skip-Cache did in a run: its plan ("#.#."), steps that computed and did not, bytes of trunk held at most."""
 
     plan: str
     full: int

@@ -47,6 +47,7 @@ def parts() -> dict[str, Part]:
     clothes = tuple(range(len(FASHION_CLASSES)))
     classes = (2, 13, 20, 31, 33, 39)  # zero left, three down, five up, seven right, eight down, nine right
     prompts = tuple(caption(digit, direction) for digit, direction in ((1, 3), (4, 0), (6, 2), (8, 1)))
+    things = ("a red apple", "a sunflower", "a rocket", "a blue heart", "an octopus")
     return {
         "class-to-image": Part("fashion-skip", "Skip-DiT on Fashion-MNIST", clothes, FASHION_CLASSES, 2.0, 3),
         "class-to-video": Part(
@@ -55,6 +56,9 @@ def parts() -> dict[str, Part]:
         ),
         "text-to-video": Part(
             "captioned-digits-skip", "LatteT2V with long skips, in diffusers' LattePipeline", prompts, prompts, 3.0, 1
+        ),
+        "text-to-image": Part(
+            "emoji-hunyuan", "HunyuanDiT on emoji, in diffusers' HunyuanDiTPipeline", things, things, 3.0, 1
         ),
     }  # fmt: skip
 

@@ -162,9 +162,10 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
     --cache N2-700-50 (also behind "=")            --cache.published N2-700-50
     --cache --cache-step N --cache-at-branch B     --cache.preset model --cache.interval N --cache.branch B
     --deepcache N, --deepcache -N N                --cache.preset model --cache.interval N
+    --cache-step N and the like by themselves      with the published window, too
     """
-    spelled, follows = [], [*arguments[1:], "-"]
-    for argument, following in zip(arguments, follows, strict=True):
+    spelled, published = [], {argument.partition("=")[0] for argument in arguments}
+    for argument, following in zip(arguments, [*arguments[1:], "-"]):
         name, equals, value = argument.partition("=")
         alone = not equals and following.startswith("-")
         if name in ("--cache", "--deepcache") and alone:
@@ -175,4 +176,7 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
             spelled += ["--cache.preset", TASK_AT_HAND, f"--cache.interval{equals}{value}"]
         else:
             spelled.append(PUBLISHED_FLAGS.get(name, name) + equals + value)
+    named = {argument.partition("=")[0] for argument in spelled}
+    if published & set(PUBLISHED_FLAGS) and not named & {"--cache.preset", "--cache.published"}:
+        spelled += ["--cache.preset", TASK_AT_HAND]
     return spelled

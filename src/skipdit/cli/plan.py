@@ -21,7 +21,7 @@ class Plan:
     """the published number where it is left out: 250 for models of classes, 50 for videos of text, 100 for images"""
     scheduler: str | None = None
     """ddpm, ddim, ddim-leading, dpm++, dpm++-sde, unipc, euler, euler-a, heun; the published one
-    where it is left out: ddpm for models of classes, ddim-leading for models of text"""
+    where it is left out: ddim-leading for videos of text, else ddpm"""
     cache: Cache = field(default_factory=Cache)
 
 

@@ -56,6 +56,7 @@ class Sample:
     seed: int = 0
     """sample i of classes starts from noise of (seed, i), copy k of prompt p from (seed, p, k), whatever the batch"""
     steps: int = 50
+    """published: 250 for models of classes, 50 for videos of text, 100 for images of text"""
     scheduler: Annotated[str | None, left_out("NAME", "(default: ddpm, for videos of text ddim-leading)")] = None
     """ddpm, ddim, ddim-leading, dpm++ (also dpmms), dpm++-sde, unipc, euler, euler-a, heun"""
     beta_end: Annotated[float | None, left_out("B", "(default: 0.018, up to version 1.1 0.03)")] = None
@@ -79,6 +80,7 @@ class Sample:
     lora: Annotated[str | None, left_out("PATH")] = None
     """an adapter for HunyuanDiT: a folder that PEFT wrote, or a .safetensors file"""
     lora_scale: float = 1.0
+    """how strong the adapter is; 1 is as it was trained"""
     decode_chunk_size: Annotated[int | None, left_out("N", "(default: 14)")] = None
     """frames that the autoencoder decodes at once"""
     vae_slicing: bool = False

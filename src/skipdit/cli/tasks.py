@@ -64,14 +64,16 @@ def check_flags(config: Any, pipeline: DiffusionPipeline) -> str:
 def settings_of(config: Any, pipeline: DiffusionPipeline) -> draw.Settings:
     """What all samples share; the guidance scale is the task's usual one where it is left out."""
     height, width = config.size or (None, None)
+    scale = usual_guidance(pipeline) if config.guidance_scale is None else config.guidance_scale
+    usual = usual_negative(pipeline) if scale > 1 else ""
     return draw.Settings(
         steps=config.steps,
-        guidance_scale=usual_guidance(pipeline) if config.guidance_scale is None else config.guidance_scale,
+        guidance_scale=scale,
         guidance_channels=guided_channels(config.guidance_channels),
         height=height,
         width=width,
         num_frames=config.frames,
-        negative_prompt=usual_negative(pipeline) if config.negative_prompt is None else config.negative_prompt,
+        negative_prompt=usual if config.negative_prompt is None else config.negative_prompt,
         **{} if config.decode_chunk_size is None else {"decode_chunk_size": config.decode_chunk_size},
     )
 

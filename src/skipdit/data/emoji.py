@@ -1,11 +1,11 @@
-"""Captioned drawings of emoji, 64 x 64 pixels on white: each thing once in 3d (Fluent) and once flat (Noto).
+"""Captioned drawings of emoji, 64 x 64 pixels on white: most things once in 3d (Fluent) and once flat (Noto).
 
     "RED APPLE" -> "a red apple" or "a red apple, 3d" -> states of a BERT [77, 384] and of a T5 [256, 128], with masks
 
 The drawings come inside two npm packages and are joined with their names by code point; skin tones are left out.
 
-    @lobehub/fluent-emoji-3d    Fluent 3D drawings, 256 x 256 (MIT)
-    emoji-datasource-google     Noto drawings, 64 x 64 (Apache-2.0), and the names (MIT)
+    @lobehub/fluent-emoji-3d 1.1.0    Fluent 3D drawings, 256 x 256 (MIT)
+    emoji-datasource-google 16.0.0    Noto drawings, 64 x 64 (Apache-2.0), and the names (MIT)
 
 The BERT is MiniLM; the T5 reads bytes and is trained to say what MiniLM says (`skipdit.training.distil`).
 """
@@ -16,12 +16,14 @@ import json
 import re
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -33,6 +35,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from skipdit.data.text import encode, longest, minilm, no_progress_bar, plain
+from skipdit.files import whole_folder
 
 if TYPE_CHECKING:
     from transformers import ByT5Tokenizer, T5EncoderModel
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 FOLDER = Path.home() / ".cache" / "skipdit" / "emoji"
 FLUENT, NOTO = "@lobehub/fluent-emoji-3d", "emoji-datasource-google"
 STYLES = {"3d": FLUENT, "flat": NOTO}
+VERSIONS = {FLUENT: "1.1.0", NOTO: "16.0.0"}
 SIDE = 64  # pixels
 SKIN_TONE = re.compile(r"1f3f[b-f]")
 HELD_OUT = 20  # of so many names one is for the test split
@@ -92,9 +96,9 @@ class Emoji:
 
     @cached_property
     def states(self) -> EncodedCaptions:
-        """Every caption of the set, encoded once: a minute or two for all drawings."""
+        """Every caption of the set and of the previews, encoded once: a minute or two for all drawings."""
         captions = self.captions(torch.arange(len(self)))
-        return encoded(["", *captions], self.text_encoder_2)
+        return encoded(["", *captions, *example_captions()], self.text_encoder_2)
 
     def conditions(self, indices: Tensor, *, dropped: Tensor) -> dict[str, Tensor]:
         """The states and masks of a HunyuanDiT's two texts; those of the empty prompt where `dropped`, bool [B]."""
@@ -103,8 +107,11 @@ class Emoji:
 
     def examples(self) -> dict[str, Tensor]:
         """Conditions to draw previews for: ten names, a row for each style."""
-        captions = [caption(name, style) for style in STYLES for name in EXAMPLES]
-        return encoded(captions, self.text_encoder_2).of(captions)
+        return self.states.of(example_captions())
+
+
+def example_captions() -> list[str]:
+    return [caption(name, style) for style in STYLES for name in EXAMPLES]
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,7 @@ class EncodedCaptions:
 
     bert float16 [N, S, D] and its mask int64 [N, S], S tokens of the longest; t5 float16 [N, 256, D5] and its mask.
     What the BERT says of padding is left out, since a HunyuanDiT never sees it; of the T5's its pooler does.
+    Raises: ValueError where a token lies outside `own_text`, since no sample would see its own there.
     """
 
     rows: dict[str, int]
@@ -120,6 +128,15 @@ class EncodedCaptions:
     bert_mask: Tensor
     t5: Tensor
     t5_mask: Tensor
+
+    def __post_init__(self) -> None:
+        _, own_t5 = self.own_text
+        if len(outside := self.t5_mask[:, len(own_t5) :].nonzero()):
+            row, position = outside[0].tolist()
+            raise ValueError(
+                f"a token of caption {row} is at {len(own_t5) + position}, where padding is expected: the longest has"
+                f" {len(own_t5)} tokens, so pad captions at their end"
+            )
 
     def of(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """What HunyuanDiT's forward takes, float32 states, for captions that are encoded here."""
@@ -265,25 +282,33 @@ def pictures(folder: Path, paths: list[Path]) -> Tensor:
             if file.metadata()["paths"] == written:
                 return file.get_tensor("images")
     images = torch.stack([picture(path) for path in tqdm(paths, desc="decoding", unit="drawing", leave=False)])
-    aside = kept.with_suffix(".partial")
-    save_file({"images": images}, aside, metadata={"paths": written})
-    aside.replace(kept)
+    aside = kept.with_name(f".{kept.name}.{uuid4().hex}")
+    try:
+        save_file({"images": images}, aside, metadata={"paths": written})
+        aside.replace(kept)
+    finally:
+        aside.unlink(missing_ok=True)
     return images
 
 
 def unpacked(folder: Path, package: str) -> Path:
-    """The newest unpacked version of an npm package: FOLDER/NAME-VERSION/package."""
-    found = sorted(folder.glob(f"{archive_name(package)}-[0-9]*/package"))
-    if not found:
+    """Where the version of an npm package that is in use lies: FOLDER/NAME-VERSION/package."""
+    found = folder / archive_name(package) / "package"
+    if not found.exists():
         raise FileNotFoundError(
-            f"{folder} lacks {package}: run python -m skipdit.data.emoji, or there npm pack {package} and unpack the"
-            " .tgz into a folder of its name"
+            f"{folder} lacks {pinned(package)}: run python -m skipdit.data.emoji, or there npm pack {pinned(package)}"
+            " and unpack the .tgz into a folder of its name"
         )
-    return found[-1]
+    return found
+
+
+def pinned(package: str) -> str:
+    return f"{package}@{VERSIONS[package]}"
 
 
 def archive_name(package: str) -> str:
-    return package.lstrip("@").replace("/", "-")
+    """What npm calls the archive of a package, without .tgz."""
+    return f"{package.lstrip('@').replace('/', '-')}-{VERSIONS[package]}"
 
 
 def drawing(package: Path, entry: dict, style: str) -> Path | None:
@@ -305,14 +330,17 @@ def picture(path: Path) -> Tensor:
 
 def fetch(folder: Path = FOLDER) -> None:
     """Bring and unpack the two npm packages, 87 MB, with npm; those that are there stay as they are."""
-    folder.mkdir(parents=True, exist_ok=True)
     for package in STYLES.values():
-        if not list(folder.glob(f"{archive_name(package)}-[0-9]*/package")):
-            said = subprocess.run(["npm", "pack", package, "--silent"], cwd=folder, check=True, capture_output=True)
-            archive = folder / said.stdout.decode().split()[-1]
-            with tarfile.open(archive) as file:
-                file.extractall(archive.with_suffix(""), filter="data")
-            archive.unlink()
+        if not (folder / archive_name(package) / "package").exists():
+            bring(package, folder / archive_name(package))
+
+
+def bring(package: str, folder: Path) -> None:
+    """An npm package unpacked into a folder of its own, which is whole or absent."""
+    with tempfile.TemporaryDirectory() as packed:
+        subprocess.run(["npm", "pack", pinned(package), "--silent"], cwd=packed, check=True, stdout=subprocess.DEVNULL)
+        with tarfile.open(Path(packed) / f"{archive_name(package)}.tgz") as file, whole_folder(folder) as partial:
+            file.extractall(partial, filter="data")
 
 
 if __name__ == "__main__":

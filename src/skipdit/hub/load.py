@@ -3,7 +3,7 @@
 import inspect
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -13,13 +13,17 @@ from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder, DiffusionPipe
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import logging
 
+from skipdit.data.text import minilm, no_progress_bar
 from skipdit.hub.original import CheckpointError, first_line, load_original
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.base import LongSkipModel
 from skipdit.pipelines import ClassToImagePipeline, ClassToVideoPipeline, PixelAutoencoder
 from skipdit.pipelines.schedulers import BETAS, HUNYUAN_V1_1, HUNYUAN_V1_2, LINEAR, Noise, make_scheduler
 
-EMBEDDED = ("fashion-skip", "fashion-dit", "moving-digits-skip", "captioned-digits-skip")
+EMBEDDED = (
+    "fashion-skip", "fashion-dit", "moving-digits-skip", "moving-digits-latte", "captioned-digits-skip",
+    "captioned-digits-latte", "emoji-hunyuan",
+)  # fmt: skip
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
 MODELS = {
     "DiT": DiT, "Latte": Latte, "LatteT2V": LatteT2V, "HunyuanDiT": HunyuanDiT,
@@ -137,7 +141,8 @@ def text_pipeline(
         raise CheckpointError(f"{base} holds a {found}: {type(model).__name__} takes its parts from a {kind.__name__}")
     if "requires_safety_checker" in arguments(kind) and not any(index.get("safety_checker") or ()):
         parts["requires_safety_checker"] = False
-    with warnings_off():  # of classes that are not those in the folder, which is the point
+    bars = no_progress_bars() if base == embedded_folder(base.name) else nullcontext()
+    with warnings_off(), bars:  # warnings of classes that are not those in the folder, which is the point
         return kind.from_pretrained(base, local_files_only=True, **parts)
 
 
@@ -146,8 +151,6 @@ def reading_minilm(model: LongSkipModel) -> dict[str, Any]:
     if not isinstance(model, LatteT2V) or model.config.caption_channels != MINILM_WIDTH:
         width = model.config.caption_channels if isinstance(model, LatteT2V) else model.config.cross_attention_dim
         raise ValueError(f"this model reads text of width {width}: give base, the folder of a pipeline that brings it")
-    from skipdit.data.text import minilm
-
     tokenizer, text_encoder = minilm()
     pixels = PixelAutoencoder(latent_channels=model.config.in_channels)
     return {"tokenizer": tokenizer, "text_encoder": text_encoder, "vae": pixels}
@@ -248,6 +251,19 @@ def warnings_off() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Neither of diffusers nor of transformers, for embedded parts, which load in a second."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with no_progress_bar():
+            yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:

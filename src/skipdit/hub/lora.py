@@ -11,8 +11,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -22,8 +23,12 @@ from skipdit.hub.names import HUNYUAN, State
 from skipdit.hub.original import first_line
 from skipdit.models import HunyuanDiT
 
+if TYPE_CHECKING:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")  # of PEFT, of diffusers
+PIPELINE = "transformer."  # what a pipeline puts before the names and settings of its transformer's adapter
 METADATA = "lora_adapter_metadata"  # where diffusers keeps the settings of an adapter, inside its file
 KEY = re.compile(
     r"(base_model\.model\.|transformer\.|module\.)*(?P<module>.+)\.lora_(?P<factor>[AB])(\.default)?\.weight"
@@ -45,10 +50,10 @@ class Factors(NamedTuple):
 def load_lora(model: HunyuanDiT, source: str | Path, *, scale: float = 1.0, name: str = "lora") -> None:
     """Add an adapter to a model, beside the weights and not into them; `model.fuse_lora()` would merge it.
 
-    Several, of different names, add up. `model.set_adapters`, `disable_lora` and `delete_adapters` are diffusers'.
-    As PEFT has it, the model's own weights no longer ask for gradients. Adapters trained with the original code hold
-    one for pooler.q_proj that never learnt anything, since it read that weight without calling its module: its B is
-    zero, and it changes nothing here either.
+    Several, of different names, add up: those that were active stay so, at their scales. `model.set_adapters`,
+    `disable_lora` and `delete_adapters` are diffusers'. As PEFT has it, the model's own weights no longer ask for
+    gradients. Adapters trained with the original code hold one for pooler.q_proj that never learnt anything, since it
+    read that weight without calling its module: its B is zero, and it changes nothing here either.
 
     Args:
         source: a folder with adapter_config.json and adapter_model.safetensors, or a .safetensors file; alpha is the
@@ -57,7 +62,8 @@ def load_lora(model: HunyuanDiT, source: str | Path, *, scale: float = 1.0, name
         name: of the adapter in the model.
 
     Raises:
-        ValueError: a scale that is no finite number, or a name that is taken.
+        ValueError: a scale that is no finite number, a name that is taken, or a model in which an adapter would have
+            no effect: its adapters are disabled, or its attention fused.
         FileNotFoundError: no such file.
         CheckpointError: what lies there is no LoRA, or does not fit the model.
         OSError: peft is not installed.
@@ -69,12 +75,13 @@ def load_lora(model: HunyuanDiT, source: str | Path, *, scale: float = 1.0, name
         raise ValueError(
             f"name is {name!r}: an adapter of this name is loaded; give another, or delete_adapters({name!r})"
         )
+    check_takes_effect(model)
     tensors, config = read_adapter(Path(source))
     adapter = fitted(model, factors(tensors, config, scale=scale))
     state = {f"{key}.lora_A.weight": each.a for key, each in adapter.items()}
     state |= {f"{key}.lora_B.weight": each.b for key, each in adapter.items()}
-    model.load_lora_adapter(state, prefix=None, adapter_name=name, metadata=peft_settings(adapter))
-    model.set_adapters(list(model.peft_config))
+    with others_kept(model, name):
+        model.load_lora_adapter(state, prefix=None, adapter_name=name, metadata=peft_settings(adapter))
 
 
 def check_peft() -> None:
@@ -82,6 +89,32 @@ def check_peft() -> None:
         import peft  # noqa: F401
     except ImportError as error:
         raise OSError(f"LoRA cannot be loaded ({error}): pip install 'skipdit[lora]'") from None
+
+
+def check_takes_effect(model: HunyuanDiT) -> None:
+    if any(layer.disable_adapters for layer in adapted_layers(model)):
+        raise ValueError("the model's adapters are disabled: enable_lora() first, or delete_adapters()")
+    if any(attention.fused_projections for attention in model.attentions()):
+        raise ValueError("the model's attention is fused and would not see an adapter: unfuse_qkv_projections() first")
+
+
+def adapted_layers(model: HunyuanDiT) -> "list[BaseTunerLayer]":
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+
+
+@contextmanager
+def others_kept(model: HunyuanDiT, name: str) -> Iterator[None]:
+    """PEFT leaves only the newest adapter active: here `name` is added to those that were, and no other changes."""
+    active = {layer: layer.active_adapters for layer in adapted_layers(model)}
+    trained = {weight: weight.requires_grad for key, weight in model.named_parameters() if ".lora_" in key}
+    everywhere = list(dict.fromkeys(adapter for adapters in active.values() for adapter in adapters))
+    yield
+    for layer in adapted_layers(model):
+        layer.set_adapter([*active.get(layer, everywhere), name])
+    for weight, is_trained in trained.items():
+        weight.requires_grad_(is_trained)
 
 
 def read_adapter(path: Path) -> tuple[State, Mapping[str, Any]]:
@@ -100,7 +133,7 @@ def read_adapter(path: Path) -> tuple[State, Mapping[str, Any]]:
         raise CheckpointError(f"{path} cannot be read ({first_line(error)}): download or copy it again") from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}: its settings are a {type(config).__name__}, and must be settings by name")
-    return tensors, config
+    return tensors, {key.removeprefix(PIPELINE): value for key, value in config.items()}
 
 
 def factors(tensors: State, config: Mapping[str, Any], *, scale: float) -> dict[str, Factors]:

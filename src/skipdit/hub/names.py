@@ -35,7 +35,11 @@ class Row(NamedTuple):
 
     def whole(self, parts: list[Tensor]) -> Tensor:
         """The original tensor of its parts in our model."""
-        return torch.cat(parts[0].chunk(2)[::-1] if self.swapped else parts) if self.swapped or parts[1:] else parts[0]
+        if self.swapped:
+            return torch.cat(parts[0].chunk(2)[::-1])
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat(parts)
 
 
 class NameMap:

@@ -6,12 +6,14 @@
     x_{i+1} = block_i(x_i, c, text),   the last m on Linear(LN([x_i | x_{L-i}]))      m = 19 of L = 40
     output  = unpatchify(Linear(LN(x_L) (1 + scale) + shift)),   scale, shift = Linear(SiLU(c))
 
-Everything but the rooms is diffusers' own, so that `HunyuanDiT2DModel` folders load and give the same bits. Text and
-its pooling do not change from step to step: `constants`, worked out once a run where a cache is on.
+Modules and their names are diffusers' own, so that `HunyuanDiT2DModel` folders load and give the same bits. Ours are
+the rooms, how the pooler calls its linears, and the rotary tables (docs/decisions/0013). Text and its pooling do not
+change from step to step: `constants`, worked out once a run where a cache is on.
 """
 
+import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -20,6 +22,7 @@ from diffusers import ModelMixin  # noqa: F401  (diffusers looks this name up in
 from diffusers.configuration_utils import register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin
+from diffusers.models.attention_processor import Attention, FusedHunyuanAttnProcessor2_0, HunyuanAttnProcessor2_0
 from diffusers.models.embeddings import (
     HunyuanCombinedTimestepTextSizeStyleEmbedding,
     HunyuanDiTAttentionPool,
@@ -191,13 +194,21 @@ class HunyuanDiT(LongSkipModel, AttentionMixin, PeftAdapterMixin):
     def from_diffusers(cls, transformer: "HunyuanDiT2DModel", **changes: Any) -> "HunyuanDiT":
         """The same model in three rooms: its modules are those of `transformer`, weights, adapters and all; no copy.
 
-        `changes` are arguments of this class: rotary, prediction_type.
+        `changes` are arguments of this class: rotary, prediction_type. What the config says beside such arguments, of
+        quantization for one, is in the modules already.
+
+        Raises:
+            ValueError: the model is offloaded: hooks of modules that are not taken over would be lost.
         """
-        with torch.device("meta"):
-            model = cls(**{name: value for name, value in transformer.config.items() if name[0] != "_"} | changes)
         theirs = transformer.time_extra_emb
+        check_not_offloaded(transformer, theirs, theirs.pooler)
+        known = inspect.signature(cls).parameters
+        with torch.device("meta"):
+            model = cls(**{name: value for name, value in transformer.config.items() if name in known} | changes)
         pooler = share(model.time_extra_emb.pooler, theirs.pooler)
         share(model, transformer, time_extra_emb=share(model.time_extra_emb, theirs, pooler=pooler))
+        if "peft_config" in vars(transformer):
+            model.peft_config, model._hf_peft_config_loaded = transformer.peft_config, True
         return model.train(transformer.training)
 
     def example_inputs(self, batch: int = 1) -> dict[str, Tensor]:
@@ -216,7 +227,36 @@ class HunyuanDiT(LongSkipModel, AttentionMixin, PeftAdapterMixin):
         if config.use_style_cond_and_image_meta_size:
             inputs["image_meta_size"] = torch.zeros(batch, 6, device=device)
             inputs["style"] = torch.zeros(batch, dtype=torch.long, device=device)
+        if config.rotary == "given":
+            inputs["image_rotary_emb"] = self.exact_tables(self.grid, device)
         return inputs
+
+    def exact_tables(self, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [T, head_dim] of the positions in a grid."""
+        base = BASE_SIDE // self.config.patch_size
+        return rotary_tables(*grid, self.config.attention_head_dim, base=base, device=device)
+
+    def attentions(self) -> Iterator[Attention]:
+        return (module for module in self.modules() if isinstance(module, Attention))
+
+    def fuse_qkv_projections(self) -> None:
+        """Project queries, keys and values at once, or keys and values where text is attended to.
+
+        Raises:
+            ValueError: attention has adapters: the fused projections would be without them.
+        """
+        if any(".lora_" in name for attention in self.attentions() for name, _ in attention.named_parameters()):
+            raise ValueError("attention has adapters, which fusing would drop: fuse_lora() and unload_lora() first")
+        for attention in self.attentions():
+            attention.fuse_projections(fuse=True)
+        self.set_attn_processor(FusedHunyuanAttnProcessor2_0())
+
+    def unfuse_qkv_projections(self) -> None:
+        """Project them apart again, where they were fused."""
+        for attention in filter(lambda attention: attention.fused_projections, self.attentions()):
+            delattr(attention, "to_kv" if attention.is_cross_attention else "to_qkv")
+            attention.fused_projections = False
+            attention.set_processor(HunyuanAttnProcessor2_0())
 
     def constants(
         self,
@@ -236,15 +276,10 @@ class HunyuanDiT(LongSkipModel, AttentionMixin, PeftAdapterMixin):
         states_t5 = encoder_hidden_states_t5.to(dtype)
         text = torch.cat([encoder_hidden_states.to(dtype), self.text_embedder(states_t5)], dim=1)
         mask = torch.cat([text_embedding_mask, text_embedding_mask_t5], dim=-1)
-        rotary = None
-        if self.config.rotary == "exact":
-            base = BASE_SIDE // self.config.patch_size
-            head_dim = self.config.attention_head_dim
-            rotary = rotary_tables(*grid, head_dim, base=base, device=hidden_states.device)
         return HunyuanDiTConstants(
             text=torch.where(mask[..., None].bool(), text, self.text_embedding_padding),
             pooled=self.time_extra_emb.extra_embedder(self.extras(states_t5, image_meta_size, style)),
-            rotary=rotary,
+            rotary=self.exact_tables(grid, hidden_states.device) if self.config.rotary == "exact" else None,
         )
 
     def extras(self, states_t5: Tensor, image_meta_size: Tensor | None, style: Tensor | None) -> Tensor:
@@ -347,6 +382,13 @@ def share(mine: nn.Module, theirs: nn.Module, **but: nn.Module) -> nn.Module:
     for name, part in (*theirs.named_parameters(recurse=False), *theirs.named_children()):
         setattr(mine, name, but.get(name, part))
     return mine
+
+
+def check_not_offloaded(*modules: nn.Module) -> None:
+    """accelerate hangs a hook on a module, diffusers a registry of hooks, which stays when they are gone."""
+    for own in map(vars, modules):
+        if "_hf_hook" in own or "_diffusers_hook" in own and own["_diffusers_hook"].hooks:
+            raise ValueError("the model has hooks of offloading, which would be lost: make it ours before offloading")
 
 
 def check_settings(config: Any) -> None:

@@ -167,6 +167,7 @@ class LatteT2V(LongSkipModel):
         num_images: int | None = None,
     ) -> LatteT2VConstants:
         stills, pictures = num_images or 0, hidden_states.shape[2]
+        check_frames(pictures - stills, at_most=self.config.video_length, num_images=stills)
         check_text(encoder_hidden_states, encoder_attention_mask, num_images=stills)
         text = per_picture(self.caption_projection(encoder_hidden_states), frames=pictures - stills, pictures=pictures)
         if encoder_attention_mask is None:
@@ -189,7 +190,6 @@ class LatteT2V(LongSkipModel):
     ) -> tuple[Tensor, LatteT2VContext]:
         batch, _, pictures, height, width = hidden_states.shape
         frames, patch = pictures - num_images, self.config.patch_size
-        check_frames(frames, at_most=self.config.video_length, num_images=num_images)
         check_image(height, width, patch)
         if constants is None:
             constants = self.constants(hidden_states, encoder_hidden_states, encoder_attention_mask, num_images)

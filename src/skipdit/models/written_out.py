@@ -17,7 +17,8 @@ def write_out_attention(model: nn.Module, *, own_text: Sequence[range] = ()) -> 
 
     Args:
         own_text: for a HunyuanDiT, the positions of the text that may hold a token; at all others every text of a batch
-            is padding, for which keys and values are then made once and not for each. None: at every position.
+            is padding, for which keys and values are then made once and not for each. None: at every position. Masks
+            are not seen here: whoever makes them answers for it, as `skipdit.data.emoji.EncodedCaptions` does.
     """
     for module in model.modules():
         if isinstance(module, Attention):

@@ -1,8 +1,8 @@
 """The adaLN-zero block and the output head of DiT (Peebles & Xie 2023, arXiv 2212.09748, section 3.2).
 
-    shift1, scale1, gate1, shift2, scale2, gate2 = Linear(SiLU(c))
-    x <- x + gate1 * Attention(LN(x) (1 + scale1) + shift1)
-    x <- x + gate2 * MLP(LN(x) (1 + scale2) + shift2)
+shift1, scale1, gate1, shift2, scale2, gate2 = Linear(SiLU(c))
+x <- x + gate1 * Attention(LN(x) (1 + scale1) + shift1)
+x <- x + gate2 * MLP(LN(x) (1 + scale2) + shift2)
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from skipdit.nn.attention import SelfAttention
 
 NORM_EPS = 1e-6  # every LayerNorm of the published models
-DEAD = 1e-3  # of the usual spread, at the most, is that of a channel that hardly varies
+STILL = 0.1  # of the median spread: a channel that varies less is not stretched further
 
 
 def xavier_linears(module: nn.Module) -> None:
@@ -28,15 +28,21 @@ def zero(linear: nn.Linear) -> None:
     nn.init.zeros_(linear.bias)
 
 
+def statistics(states: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and spread [D] of states [N, D] in each channel, no spread below a tenth of their median.
+
+    Three of MiniLM's 384 channels hardly vary: with 1 / std of their own spread, weights are infinite in float16.
+    """
+    std = states.std(dim=0)
+    return states.mean(dim=0), std.clamp(min=STILL * std.median())
+
+
 @torch.no_grad()
-def standardise_inputs(linear: nn.Linear, inputs: Tensor) -> None:
-    """Have W x + b become W (x - mean) / std + b, with mean and spread of `inputs` [N, D] in each channel.
+def standardise_inputs(linear: nn.Linear, mean: Tensor, std: Tensor) -> None:
+    """Have W x + b become W (x - mean) / std + b, with the `statistics` of the inputs x.
 
     Token states of a text encoder share most of their value: without this a network sees the words through a veil.
-    Channels that hardly vary, as three of MiniLM's 384, are left as they are: in float16 their 1 / std is infinite.
     """
-    mean, std = inputs.mean(dim=0), inputs.std(dim=0)
-    std = torch.where(std < DEAD * std.median(), 1.0, std)
     linear.weight /= std
     linear.bias -= linear.weight @ mean
 

@@ -1,9 +1,11 @@
 """What enters a transformer: patches, positions, the timestep and the class, each as vectors of width D.
 
-sincos(u)   = [sin(u w_k) | cos(u w_k)],  w_k = 10000^(-k / (d/2))          one coordinate, d wide
-position    = [sincos(column) | sincos(row)]                                 each D/2 wide
-timestep    = MLP([cos(t f_k) | sin(t f_k)]),  f_k = exp(-ln(10000) k / 128)
-rotation    = [u_column g_k | u_row g_k],  g_k = 10000^(-2k / (d/2)) each twice; u is where a patch begins in a square
+    sincos(u)   = [sin(u w_k) | cos(u w_k)],  w_k = 10000^(-k / (d/2))          one coordinate, d wide
+    position    = [sincos(column) | sincos(row)]                                 each D/2 wide
+    timestep    = MLP([cos(t f_k) | sin(t f_k)]),  f_k = exp(-ln(10000) k / 128)
+    rotation    = [u_column g_k | u_row g_k],  g_k = 10000^(-2k / (d/2)) each twice
+
+In rotations u is where a patch begins, inside a square of which the longer side fills the whole length.
 """
 
 import math

@@ -36,8 +36,9 @@ class Rooms(NamedTuple):
 class LongSkipTransformer(nn.Module):
     """The one loop over layers, for vanilla (num_skips = 0), skip and cached models alike.
 
-    A subclass sets `depth` and `num_skips` and writes `embed`, `layer`, `fuse` and `unembed`. One whose inputs are the
-    same at every step of a run, as text is, names them in `constant_inputs` and writes `constants`.
+    A subclass sets `depth` and `num_skips` and writes `embed`, `layer`, `fuse` and `unembed`; in the place of `fuse` it
+    may override `close`, where a layer merges its skip itself, as in HunyuanDiT. One whose inputs are the same at every
+    step of a run, as text is, names them in `constant_inputs` and writes `constants`.
     """
 
     depth: int

@@ -145,7 +145,9 @@ def check(pipeline: DiffusionPipeline, subjects: Subjects, settings: Settings) -
 
 
 def foreign(pipeline: DiffusionPipeline) -> ValueError:
-    return ValueError(f"{type(pipeline).__name__} is no pipeline that this draws with: call it yourself")
+    kind = type(pipeline).__name__
+    remedy = "import skipdit.pipelines.text_to_image first" if kind == "HunyuanDiTPipeline" else "call it yourself"
+    return ValueError(f"{kind} is no pipeline that this draws with: {remedy}")
 
 
 @check.register
@@ -169,7 +171,7 @@ def check_texts(pipeline: LattePipeline, subjects, settings) -> None:
     check_clip(settings, longest_clip=pipeline.transformer.config.video_length)
     check_text_size(pipeline, settings, multiple_of=8)
     check_text_latents(pipeline)
-    check_lengths(pipeline.tokenizer, told(subjects, settings), at_most=MAX_TOKENS)
+    check_lengths(lambda prompt: longest([prompt], pipeline.tokenizer), told(subjects, settings), at_most=MAX_TOKENS)
 
 
 def told(prompts: Sequence[str], settings: Settings) -> dict[str, Sequence[str]]:
@@ -210,11 +212,11 @@ def check_text_latents(pipeline: DiffusionPipeline) -> None:
         raise ValueError(f"the model draws {drawn} channels, its vae takes {taken}: give the vae of its latents")
 
 
-def check_lengths(tokenizer: Callable, texts: dict[str, Sequence[str]], *, at_most: int) -> None:
-    """The pipelines would cut longer ones off."""
+def check_lengths(count: Callable[[str], int], texts: dict[str, Sequence[str]], *, at_most: int) -> None:
+    """The pipelines would cut longer ones off; `count` says how many tokens a pipeline makes of a prompt."""
     for name, prompts in texts.items():
         for prompt in dict.fromkeys(prompts):
-            if (tokens := longest([prompt], tokenizer)) > at_most:
+            if (tokens := count(prompt)) > at_most:
                 start = prompt[:30]
                 raise ValueError(f"{name} '{start}...' has {tokens} tokens, more than {at_most}: shorten it")
 

@@ -50,8 +50,10 @@ def draw_images_of_text(pipeline: HunyuanDiTPipeline, prompt, noise, settings, o
     # Not the pipeline's own decoding, which expects latents of the autoencoder's type.
     latents = latents.to(pipeline.vae.dtype) / pipeline.vae.config.scaling_factor
     pictures = pipeline.vae.decode(latents, return_dict=False)[0].float()
+    pictures, unsafe = pipeline.run_safety_checker(pictures, pictures.device, pipeline.vae.dtype)
     pipeline.maybe_free_model_hooks()
-    return pipeline.image_processor.postprocess(pictures, output_type="pt").cpu()
+    spread = [not flagged for flagged in unsafe or [False] * len(noise)]  # the checker blackens what it flags
+    return pipeline.image_processor.postprocess(pictures, output_type="pt", do_denormalize=spread).cpu()
 
 
 def encoded(pipeline: HunyuanDiTPipeline, prompt: str, settings: Settings, *, copies: int) -> dict[str, Tensor | None]:
@@ -73,4 +75,6 @@ def check_texts_of_images(pipeline: HunyuanDiTPipeline, subjects, settings) -> N
     check_text_guidance(settings)
     check_text_size(pipeline, settings, multiple_of=16)
     check_text_latents(pipeline)
-    check_lengths(pipeline.tokenizer_2, told(subjects, settings), at_most=pipeline.transformer.config.text_len_t5)
+    longest_text = pipeline.transformer.config.text_len_t5
+    texts = told(subjects, settings)
+    check_lengths(lambda prompt: len(pipeline.tokenizer_2(prompt).input_ids), texts, at_most=longest_text)

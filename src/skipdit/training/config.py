@@ -10,9 +10,7 @@ from skipdit.data import Dataset
 from skipdit.diffusion.schedule import NUM_TRAIN_STEPS
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.written_out import write_out_attention
-from skipdit.nn.blocks import standardise_inputs
-
-STILL = 0.1  # of the median spread: a channel of token states that varies less is not stretched further
+from skipdit.nn.blocks import standardise_inputs, statistics
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ class LatteT2VArchitecture:
 
     def fit(self, model: LatteT2V, dataset: Dataset) -> None:
         """Have the fresh model see the data's token states as if they were standardised."""
-        standardise_inputs(model.caption_projection.linear_1, dataset.states[dataset.mask.bool()])
+        standardise_inputs(model.caption_projection.linear_1, *statistics(dataset.states[dataset.mask.bool()]))
 
     def write_out(self, model: LatteT2V, dataset: Dataset) -> None:
         write_out_attention(model)
@@ -146,16 +144,14 @@ class HunyuanDiTArchitecture:
         Every layer projects the BERT's states themselves, so what stands beside them is moved to where they lie.
         """
         bert, t5 = dataset.states.of_tokens()
-        mean, std = bert.mean(dim=0), bert.std(dim=0)
-        std = std.clamp(min=STILL * std.median())  # MiniLM has a channel that never changes
-        standardise_inputs(model.text_embedder.linear_1, t5)
+        mean, std = statistics(bert)
+        standardise_inputs(model.text_embedder.linear_1, *statistics(t5))
         model.text_embedder.linear_2.weight *= std[:, None]
         for beside in (model.text_embedder.linear_2.bias, model.text_embedding_padding):
             beside.copy_(beside * std + mean)
         for block in model.blocks:
             for linear in (block.attn2.to_k, block.attn2.to_v):
-                linear.weight /= std
-                linear.bias -= linear.weight @ mean
+                standardise_inputs(linear, mean, std)
 
     def write_out(self, model: HunyuanDiT, dataset: Dataset) -> None:
         write_out_attention(model, own_text=dataset.states.own_text)

@@ -11,7 +11,7 @@ of the training drawings, their captions, and names with other words before them
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,8 +21,9 @@ from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
-from skipdit.data.emoji import STYLES, Emoji, caption, embedded_t5, emoji
+from skipdit.data.emoji import STYLES, Emoji, caption, emoji
 from skipdit.data.text import encode, longest, minilm
+from skipdit.files import whole_folder
 from skipdit.randomness import generator
 
 WORDS = (
@@ -36,8 +37,8 @@ MINILM_WIDTH = 384
 class Distillation:
     """Train the byte T5 of the embedded text-to-image model to say what MiniLM says."""
 
-    out: Path = field(default_factory=embedded_t5)
-    """folder of the T5, its tokenizer beside it"""
+    out: Path = Path("runs/emoji-t5")
+    """folder of the T5 and its tokenizer; what is there is replaced at the end"""
     data_folder: Path | None = None
     """where the npm packages lie, when not in the cache"""
     width: int = 128
@@ -111,8 +112,9 @@ def distil(settings: Distillation) -> dict[str, float]:
     model, head = t5(settings), nn.Linear(settings.width, MINILM_WIDTH)
     shown = [text.capitalize() if index % 2 else text for index, text in enumerate(texts)]  # MiniLM has no capitals
     fit(model, head, bytes_of(shown, length=settings.length), targets[: len(texts)], settings)
-    model.eval().save_pretrained(settings.out)
-    ByT5Tokenizer().save_pretrained(settings.out.parent / "tokenizer_2")
+    with whole_folder(settings.out) as partial:
+        model.eval().save_pretrained(partial)
+        ByT5Tokenizer().save_pretrained(partial)
     return measured(model, head, bytes_of(names, length=256), targets[len(texts) :])
 
 
