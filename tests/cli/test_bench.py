@@ -105,14 +105,15 @@ def test_what_would_be_ignored_or_cut_off_is_refused_before_any_is_drawn(skipdit
     assert (said.code, contents()) == (2, {})
 
 
-PARTS = ("class-to-image", "class-to-video", "text-to-video")
+PARTS = ("class-to-image", "class-to-video", "text-to-video", "text-to-image")
 
 
 def test_the_demo_shows_pictures_animations_and_numbers(skipdit):
     said = skipdit("demo --steps 4 --interval 2 --out shown")
     assert said.code == 0
-    videos = {f"shown/{part}{suffix}" for part in PARTS[1:] for suffix in (".gif", ".mp4")}
-    assert contents().keys() == {"shown/class-to-image.png", "shown/run.json"} | videos
+    videos = {f"shown/{part}{suffix}" for part in PARTS if part.endswith("video") for suffix in (".gif", ".mp4")}
+    pictures = {f"shown/{part}.png" for part in PARTS if part.endswith("image")}
+    assert contents().keys() == {"shown/run.json"} | pictures | videos
     record = strict(contents()["shown/run.json"])
     assert record["settings"].items() >= {"steps": 4, "interval": 2}.items()
     assert tuple(record["parts"]) == PARTS

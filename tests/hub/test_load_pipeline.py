@@ -37,10 +37,11 @@ def drawn(pipe):
 def test_the_embedded_models_are_there(name):
     pipe = load_pipeline(name, scheduler="ddim")
     model = pipe.transformer
-    assert model.num_skips == (model.depth // 2 if name.endswith("skip") else 0)
+    skips = {"skip": model.depth // 2, "hunyuan": model.depth // 2 - 1}
+    assert model.num_skips == skips.get(name.rpartition("-")[2], 0)
     assert (model.dtype, model.training) == (torch.float32, False)
     pipe.set_progress_bar_config(disable=True)
-    subject = "the digit eight moving upwards" if name.startswith("captioned") else 1
+    subject = {"captioned": "the digit eight moving upwards", "emoji": "a red apple"}.get(name.partition("-")[0], 1)
     samples = draw(pipe, [subject], [generator(0)], Settings(steps=2))
     assert (samples.min() >= 0) & (samples.max() <= 1) & (samples.std() > 0)
 
