@@ -14,6 +14,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from embedded import markdown  # the script beside this one
 from torch import Tensor
 
 from skipdit.caching import SkipCacheConfig
@@ -58,18 +59,10 @@ def distances(results: dict[str, Result], train: Tensor, test: Tensor) -> dict[s
     return {name: apart.mean().item() for name, apart in means.items()}
 
 
-def markdown(results: dict[str, Result], near: dict[str, float], settings: dict) -> str:
-    titles = ("way", "full / cached", "predicted", "measured", "seconds", "PSNR dB", "SSIM")
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    for name, result in results.items():
-        quality = f"{result.fidelity.psnr:.1f} | {result.fidelity.ssim:.4f}" if result.fidelity else "- | -"
-        lines.append(
-            f"| {name} | {result.plan.full} / {result.plan.cached} | {result.predicted_speedup:.2f}x"
-            f" | {result.measured_speedup:.2f}x | {result.latency.median:.2f} | {quality} |"
-        )
+def section(results: dict[str, Result], near: dict[str, float], settings: dict) -> str:
     how = "{images} images, {steps} DDIM steps, guidance {guidance}, seed {seed}".format(**settings)
     said = ", ".join(f"{value:.3f} for {name}" for name, value in near.items())
-    return f"{how}.\n\n" + "\n".join(lines) + f"\n\nMean distance from the nearest training drawing: {said}."
+    return f"{how}.\n\n{markdown(results)}\n\nMean distance from the nearest training drawing: {said}."
 
 
 def main() -> None:
@@ -101,7 +94,7 @@ def main() -> None:
         "results": {name: as_json(result) for name, result in results.items()}, "distance from training": near,
     }  # fmt: skip
     write_text(WEIGHTS / "emoji-measured.json", json.dumps(record, indent=2) + "\n")
-    table = markdown(results, near, settings)
+    table = section(results, near, settings)
     write_section(WEIGHTS / "README.md", "emoji measured", table)
     print(table)
 
