@@ -1,5 +1,6 @@
 """Skip-DiT and Skip-Cache: Diffusion Transformers with long skips, and the cache that they make possible."""
 
+import skipdit.pipelines  # noqa: F401  (so that diffusers finds the pipelines and parts that a saved folder names)
 from skipdit.caching import SkipCacheConfig
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 

@@ -36,7 +36,7 @@ def test_the_version_is_the_packages(skipdit):
 
 USAGE = {
     "paint": "unknown command 'paint': take one of sample, plan, bench, train, demo",
-    "sample nowhere": f"unknown model 'nowhere': take one of {', '.join(EMBEDDED)}, a folder",
+    "sample nowhere": f"unknown model 'nowhere': take one of {', '.join(EMBEDDED)}, a published one",
     "plan --model nowhere": "unknown model 'nowhere': take XL/2, Latte-XL/2, LatteT2V, HunyuanDiT, one of fashion-skip",
     "plan --model XL/3": "unknown size 'XL/3': take one of XL, L, B, S over one of (2, 4, 8)",
     SAMPLE + "--classes 6": "class id 6 is out of range: take 0 to 5 (5 is the null class)",

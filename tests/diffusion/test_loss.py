@@ -16,6 +16,7 @@ from skipdit.diffusion import (
     training_target,
 )
 from skipdit.diffusion.loss import NUM_BINS, bin_log_likelihood, kl
+from skipdit.diffusion.prediction import to_v, to_x_0
 
 SCHEDULE = NoiseSchedule.linear()
 T = torch.tensor([0, 1, 500, 999])
@@ -127,6 +128,27 @@ def test_plain_loss_is_the_square_error_of_the_target(prediction):
     torch.testing.assert_close(losses.mse, (output - target).square().flatten(1).mean(1), rtol=1e-12, atol=0)
     assert torch.equal(losses.total, losses.mse)
     assert torch.equal(losses.vlb, torch.zeros(4).double())
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+def test_without_an_effective_cap_every_prediction_costs_the_error_of_its_v(prediction):
+    batch, output = a_batch(), normal(4, 2, 3, 3, seed=2)
+    x_t = SCHEDULE.add_noise(batch["x_0"], batch["noise"], T)
+    v = to_v(output, x_t, T, schedule=SCHEDULE, prediction=prediction)
+    by_hand = (v - training_target(**batch, prediction="v_prediction")).square().flatten(1).mean(1)
+    for loss, said in ((mse_loss, output), (learned_range_loss, torch.cat([output, output], 1))):
+        found = loss(said, **batch, prediction=prediction, v_weight_cap=math.inf).mse
+        torch.testing.assert_close(found, by_hand, rtol=1e-6, atol=0)  # a rounding of 1 - alpha_bar at t = 0
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+def test_a_cap_bounds_the_weight_of_the_clean_samples_error(prediction):
+    batch, output = a_batch(), normal(4, 2, 3, 3, seed=2)
+    x_t = SCHEDULE.add_noise(batch["x_0"], batch["noise"], T)
+    error = to_x_0(output, x_t, T, schedule=SCHEDULE, prediction=prediction) - batch["x_0"]
+    by_hand = error.square().flatten(1).mean(1) * torch.minimum(1 / (1 - SCHEDULE.alpha_bar[T]), torch.tensor(25.0))
+    found = mse_loss(output, **batch, prediction=prediction, v_weight_cap=25).mse
+    torch.testing.assert_close(found, by_hand, rtol=1e-6, atol=0)
 
 
 def test_half_precision_is_raised_to_float32():

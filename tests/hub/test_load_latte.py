@@ -13,6 +13,7 @@ from torch import Tensor
 from skipdit import DiT, Latte, LatteT2V
 from skipdit.evaluation.price import settings
 from skipdit.hub import CheckpointError, load_original
+from skipdit.hub.errors import MissingSkipsError
 from skipdit.hub.load import load_model, model_config
 from skipdit.models.adaln import SIZES
 from skipdit.models.base import LongSkipModel
@@ -176,7 +177,8 @@ def test_a_vanilla_checkpoint_is_no_skip_model(kind):
     with pytest.raises(CheckpointError) as raised:
         load(kind, state, num_skips=1)
     names = "skip_linears.0.linear.bias, skip_linears.0.linear.weight, skip_norms.0.bias, skip_norms.0.weight"
-    assert str(raised.value) == f"the checkpoint does not fit: 4 missing: {names}"
+    assert str(raised.value).startswith(f"the checkpoint does not fit: 4 missing: {names}. It is of a vanilla model")
+    assert isinstance(raised.value, MissingSkipsError)
 
 
 @KINDS

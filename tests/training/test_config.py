@@ -31,6 +31,7 @@ from tests.training.tiny import tiny_run
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"clip_grad_norm": 0.0}, "clip_grad_norm is 0.0: it must be above 0, or None"),
         ({"clip_grad_norm": -1.0}, "clip_grad_norm is -1.0"),
+        ({"v_weight_cap": 0.0}, "v_weight_cap is 0.0: it must be above 0, or None"),
         ({"model": {"class_dropout_prob": 1.0}}, r"class_dropout_prob is 1\.0: it must be in \[0, 1\)"),
     ],
 )

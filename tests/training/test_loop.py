@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from skipdit import DiT, data
-from skipdit.diffusion import NoiseSchedule
+from skipdit.diffusion import NoiseSchedule, learned_range_loss
 from skipdit.training import train
 from skipdit.training.batches import batch_indices
-from skipdit.training.loop import LOSS_COLUMNS, learning_rate, noised_batch, start, steps
+from skipdit.training.loop import LOSS_COLUMNS, learning_rate, loss_of, noised_batch, start, steps
 from skipdit.training.preview import preview
 from tests.training.tiny import tiny_run
 
@@ -112,6 +112,16 @@ def test_gradients_are_clipped_to_the_bound_and_reported_before(tmp_path, bound)
     reported = [report.grad_norm.item() for report in steps(run)]
     assert all(norm > 1e-3 for norm in reported)
     assert norms == pytest.approx([min(norm, bound or math.inf) for norm in reported], rel=1e-3)
+
+
+@pytest.mark.parametrize("cap", [None, 5.0])
+def test_the_loss_is_weighed_as_configured(tmp_path, cap):
+    run = start(tiny_run(tmp_path, v_weight_cap=cap))
+    inputs, targets = noised_batch(run)
+    with torch.no_grad():
+        output = run.model(**inputs).sample
+    by_hand = learned_range_loss(output, **targets, schedule=run.schedule, v_weight_cap=cap)
+    assert torch.equal(loss_of(run, run.model).total.detach(), by_hand.total)
 
 
 def test_adamw_is_set_as_configured(tmp_path):

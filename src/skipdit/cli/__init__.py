@@ -14,6 +14,9 @@ VERBS = {
     "bench": "measure a cache: seconds, FLOPs, PSNR and SSIM, beside its two controls",
     "train": "train a model by a recipe; stopped runs go on",
     "demo": "draw with and without the cache, and show both",
+    "models": "list the published models and the embedded ones, with size, licence and where they lie",
+    "download": "fetch a published model and what it needs, resumed, checked and whole",
+    "convert": "rewrite a checkpoint: original file <-> diffusers folder, EMA or raw, with long skips added",
 }
 DEBUG = "--debug"
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
@@ -46,7 +49,7 @@ def run(verb: str, arguments: Sequence[str]) -> None:
 
 
 def usage() -> str:
-    lines = "\n".join(f"  {verb:8}{caption}" for verb, caption in VERBS.items())
+    lines = "\n".join(f"  {verb:10}{caption}" for verb, caption in VERBS.items())
     return f"usage: skipdit COMMAND [--help] [--debug]\n\n{lines}\n\nskipdit COMMAND --help shows its flags."
 
 

@@ -33,6 +33,7 @@ def plan(config: Plan) -> None:
     from skipdit import caching
     from skipdit.cli.tasks import TASKS
     from skipdit.evaluation.price import price
+    from skipdit.hub import registry
     from skipdit.hub.load import PUBLISHED, is_pipeline, locate, scheduler_for
     from skipdit.pipelines.schedulers import set_timesteps
 
@@ -40,9 +41,14 @@ def plan(config: Plan) -> None:
         raise ValueError(f"steps is {config.steps}: a run has at least one step")
     model = model_on_meta(config.model)
     cache = config.cache.config(TASKS[type(model)]) or caching.SkipCacheConfig()
-    _, steps = PUBLISHED[type(model)]
-    folder = locate(config.model) if is_pipeline(locate(config.model)) else None
-    timesteps = set_timesteps(scheduler_for(model, config.scheduler, folder=folder), config.steps or steps)
+    if (known := registry.REGISTRY.get(config.model)) is not None:
+        scheduler, steps, folder = known.recipe.scheduler, known.recipe.steps, None
+    else:
+        scheduler, steps = PUBLISHED[type(model)]
+        folder = locate(config.model) if is_pipeline(locate(config.model)) else None
+    timesteps = set_timesteps(
+        scheduler_for(model, config.scheduler or scheduler, folder=folder), config.steps or steps
+    )
     cache.check_depth(model.depth)
     planned = caching.plan(cache.schedule, timesteps)
     cost = price(model, branch=cache.branch)

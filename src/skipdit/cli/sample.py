@@ -1,5 +1,6 @@
 """`skipdit sample MODEL`: images or videos of classes or of text, as single files or one of all."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -32,7 +33,8 @@ class Sample:
     """
 
     model: tyro.conf.Positional[str]
-    """fashion-skip, moving-digits-skip, captioned-digits-skip, ..., a model or pipeline folder, or a checkpoint file"""
+    """an embedded or published model (`skipdit models`; downloaded where missing), a model or pipeline folder, or a
+    checkpoint file"""
     out: Path = Path("out/samples.png")
     """a folder: single files;
     .png: a grid of images, or a sheet with a row for each video;
@@ -55,15 +57,15 @@ class Sample:
     """names in a folder: 000003-PROMPT.mp4, or PROMPT-0.mp4 to PROMPT-4.mp4 with repeated prompts once"""
     seed: int = 0
     """sample i of classes starts from noise of (seed, i), copy k of prompt p from (seed, p, k), whatever the batch"""
-    steps: int = 50
+    steps: Annotated[int | None, left_out("N", "(default: 50, of a published model as published)")] = None
     """published: 250 for models of classes, 50 for videos of text, 100 for images of text"""
     scheduler: Annotated[str | None, left_out("NAME", "(default: ddpm, for videos of text ddim-leading)")] = None
     """ddpm, ddim, ddim-leading, dpm++ (also dpmms), dpm++-sde, unipc, euler, euler-a, heun"""
     beta_end: Annotated[float | None, left_out("B", "(default: 0.018, up to version 1.1 0.03)")] = None
     """where the noise of HunyuanDiT ends (the published command says 0.02)"""
     guidance_scale: Annotated[float | None, left_out("SCALE", "(default: 1.5, videos 4, images of text 6)")] = None
-    """classifier-free guidance, off at 1; published: 7 for videos of classes, 7.5 of text"""
-    guidance_channels: str = "all"
+    """classifier-free guidance, off at 1; that of a published model is its own: 7 for videos of classes, 7.5 of text"""
+    guidance_channels: Annotated[str | None, left_out("N", "(default: all, of a published model as published)")] = None
     """how many noise channels are guided (the published DiT: 3); a model of text guides all"""
     size: Annotated[tuple[int, int] | None, left_out("H W", "(default: the model's)")] = None
     """height and width in pixels"""
@@ -166,6 +168,7 @@ def prepared(config: Sample) -> Run:
     from skipdit.hub.lora import load_lora
 
     check(config)
+    config = with_recipe(config)
     prompts = wanted.read_prompts(config)
     pipeline = load_pipeline(
         config.model, scheduler=config.scheduler, vae=config.vae, base=config.base, beta_end=config.beta_end
@@ -184,6 +187,32 @@ def prepared(config: Sample) -> Run:
     place(pipeline, device=config.device, dtype=config.dtype, offload=config.offload)
     pipeline.set_progress_bar_config(disable=True)
     return Run(config, pipeline, samples, settings, output, cache, plan_of(pipeline, Way(config.steps, cache)), prompts)
+
+
+def with_recipe(config: Sample) -> Sample:
+    """What is left out is as a published model was run, else 50 steps that guide all channels.
+
+    Says how much is downloaded first.
+    """
+    from skipdit.hub import registry
+    from skipdit.hub.load import checked_model
+
+    usual: dict[str, Any] = {"steps": 50, "guidance_channels": "all"}
+    if config.model in registry.REGISTRY:
+        recipe = checked_model(registry.REGISTRY[config.model]).recipe
+        say_what_is_missing(config.model)
+        usual |= {"steps": recipe.steps, "scheduler": recipe.scheduler, "guidance_scale": recipe.guidance_scale}
+        if config.guidance_scale is None or config.guidance_scale > 1:  # else there is nothing to guide
+            usual["guidance_channels"] = str(recipe.guidance_channels)
+    return replace(config, **{name: value for name, value in usual.items() if getattr(config, name) is None})
+
+
+def say_what_is_missing(model: str) -> None:
+    from skipdit.hub.download import in_words, missing
+
+    if sizes := missing(model):
+        listed = ", ".join(f"{name} {in_words(size)}" for name, size in sizes.items())
+        print(f"to download: {listed}; {in_words(sum(sizes.values()))} in all", file=sys.stderr)
 
 
 def check(config: Sample) -> None:

@@ -6,7 +6,9 @@
     total = mse + vlb
 
 The variational bound teaches only the variance: the model's prediction is detached inside it. It is added unscaled,
-as DiT was trained.
+as DiT was trained. With a `v_weight_cap`, the mse is the one of v, whatever the model predicts:
+
+    mse   = min(1 / (1 - alpha_bar_t), cap) * mean (x_0 - predicted x_0)^2
 """
 
 import math
@@ -16,7 +18,7 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-from skipdit.diffusion.prediction import Prediction, training_target
+from skipdit.diffusion.prediction import Prediction, to_x_0, training_target
 from skipdit.diffusion.schedule import NoiseSchedule
 from skipdit.diffusion.variance import Gaussian, posterior, reverse, split_output
 
@@ -40,6 +42,7 @@ def learned_range_loss(
     t: Tensor,
     schedule: NoiseSchedule,
     prediction: Prediction = "epsilon",
+    v_weight_cap: float | None = None,
 ) -> Losses:
     """The hybrid loss of a model that predicts both the noise and its variance.
 
@@ -53,7 +56,9 @@ def learned_range_loss(
     x_t = schedule.add_noise(x_0, noise, t)
     q = posterior(x_0, x_t, t, schedule=schedule)
     p = reverse(_detach_prediction(model_output, x_0), x_t, t, schedule=schedule, prediction=prediction)
-    mse = _mean_square(said - training_target(x_0, noise, t, schedule=schedule, prediction=prediction))
+    mse = mean_square_error(
+        said, x_0=x_0, noise=noise, t=t, schedule=schedule, prediction=prediction, v_weight_cap=v_weight_cap
+    )
     vlb = variational_bound(q, p, x_0, t)
     return Losses(mse + vlb, mse, vlb)
 
@@ -66,6 +71,7 @@ def mse_loss(
     t: Tensor,
     schedule: NoiseSchedule,
     prediction: Prediction = "epsilon",
+    v_weight_cap: float | None = None,
 ) -> Losses:
     """The plain loss of a model without variance channels; its `vlb` is zero.
 
@@ -79,8 +85,34 @@ def mse_loss(
             " `learned_range_loss` for a model with variance channels."
         )
     model_output, x_0, noise = _at_least_float32(model_output, x_0, noise)
-    mse = _mean_square(model_output - training_target(x_0, noise, t, schedule=schedule, prediction=prediction))
+    mse = mean_square_error(
+        model_output, x_0=x_0, noise=noise, t=t, schedule=schedule, prediction=prediction, v_weight_cap=v_weight_cap
+    )
     return Losses(mse, mse, torch.zeros_like(mse))
+
+
+def mean_square_error(
+    said: Tensor,
+    *,
+    x_0: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    schedule: NoiseSchedule,
+    prediction: Prediction,
+    v_weight_cap: float | None,
+) -> Tensor:
+    """How far `said` lies from its target, [B]; with a cap the error of v that it stands for, its weight capped.
+
+    Shapes: said, x_0 and noise [B, C, ...], t [B] integers.
+    Source: v as progressive distillation's SNR + 1 weighting of the clean sample (arXiv 2202.00512), section 4; cap in
+    the manner of Min-SNR (arXiv 2303.09556), section 3.4.
+    """
+    if v_weight_cap is None:
+        return _mean_square(said - training_target(x_0, noise, t, schedule=schedule, prediction=prediction))
+    x_t = schedule.add_noise(x_0, noise, t)
+    _, s = schedule.levels(t, like=x_0)
+    error = x_0 - to_x_0(said, x_t, t, schedule=schedule, prediction=prediction)
+    return _mean_square(error * s.square().reciprocal().clamp(max=v_weight_cap).sqrt())
 
 
 def variational_bound(q: Gaussian, p: Gaussian, x_0: Tensor, t: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from skipdit.hub.errors import CheckpointError
 from skipdit.hub.names import HUNYUAN, NameMap, State
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.adaln import SIZES
@@ -20,10 +21,6 @@ Overrides = Mapping[str, Any]
 LABELS = "y_embedder.embedding_table.weight"
 PUBLISHED_T2V = (1152, 16)  # width and heads of the one LatteT2V there is
 PUBLISHED_HUNYUAN_RATIO = 4.3637  # of MLP to width 1408, rounded down to 6144
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read, or does not hold what the model needs."""
 
 
 def infer_dit(state: State, overrides: Overrides) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One name for a model, however it is kept: an embedded name, a folder or a checkpoint file -> a pipeline."""
+"""One name for a model, however it is kept: embedded, published, a folder or a checkpoint file -> a pipeline."""
 
 import inspect
 import json
@@ -14,7 +14,12 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import logging
 
 from skipdit.data.text import minilm, no_progress_bar
+from skipdit.hub import registry
+from skipdit.hub.architectures import ARCHITECTURES
+from skipdit.hub.download import download, located
+from skipdit.hub.folders import check_components
 from skipdit.hub.original import CheckpointError, first_line, load_original
+from skipdit.hub.registry import Published
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.base import LongSkipModel
 from skipdit.pipelines import ClassToImagePipeline, ClassToVideoPipeline, PixelAutoencoder
@@ -64,7 +69,10 @@ def load_pipeline(
     base: str | None = None,
     beta_end: float | None = None,
 ) -> DiffusionPipeline:
-    """A pipeline from an embedded name, a model or pipeline folder, or a checkpoint file, by the model that it holds.
+    """A pipeline from the name of an embedded or a published model, a folder, or a checkpoint file.
+
+    A published model (`skipdit models`) is downloaded where it is missing, with the autoencoder or the base that it
+    needs. A name is never looked for on the hub by itself.
 
     A DiT comes as `ClassToImagePipeline`, a Latte as `ClassToVideoPipeline`; a LatteT2V and a HunyuanDiT come as
     diffusers' own `LattePipeline` and `HunyuanDiTPipeline`.
@@ -84,6 +92,9 @@ def load_pipeline(
         CheckpointError: what lies there is not a whole model.
         OSError: the text encoder's package is not installed.
     """
+    if source in registry.REGISTRY:
+        parts = {role: str(locate(name)) for role, name in registry.REGISTRY[source].parts.items()}
+        vae, base = parts.get("vae") if vae is None else vae, parts.get("base") if base is None else base
     path, model = locate(source), load_model(source)
     own = path if is_pipeline(path) else None
     sampler = scheduler_for(model, scheduler, folder=own, beta_end=beta_end)
@@ -137,6 +148,7 @@ def text_pipeline(
     if not is_pipeline(base):
         raise ValueError(f"base is {str(base)!r}: name the folder of a text pipeline, with model_index.json")
     index = read_config(base, "model_index.json")
+    check_components(index, base / "model_index.json")
     if (found := index.get("_class_name")) != kind.__name__:
         raise CheckpointError(f"{base} holds a {found}: {type(model).__name__} takes its parts from a {kind.__name__}")
     if "requires_safety_checker" in arguments(kind) and not any(index.get("safety_checker") or ()):
@@ -157,6 +169,9 @@ def reading_minilm(model: LongSkipModel) -> dict[str, Any]:
 
 
 def locate(source: str) -> Path:
+    """Where a model or a part lies; a published one is downloaded where it is missing."""
+    if source in registry.REGISTRY:
+        return located(source) or download(source, parts=False)
     return embedded_folder(source) if source in EMBEDDED else Path(source)
 
 
@@ -171,28 +186,45 @@ def load_model(source: str) -> LongSkipModel:
         ValueError: a name that is none of these.
         CheckpointError: what lies there is not a whole model.
     """
+    known = None if source not in registry.REGISTRY else checked_model(registry.REGISTRY[source])
     path = locate(source)
+    if known is not None and known.format == "original":
+        return load_original(path, arch=known.arch, **known.config).float()
     folder = path / "transformer" if is_pipeline(path) else path
     if is_pipeline(path) or (folder / "config.json").exists():
         return whole(MODELS, folder).float().eval()
     if path.suffix in CHECKPOINT_SUFFIXES and path.exists():
         return load_original(path).float()
     raise ValueError(
-        f"unknown model {source!r}: take one of {', '.join(EMBEDDED)}, a folder with config.json or model_index.json,"
-        f" or a {', '.join(CHECKPOINT_SUFFIXES)} file"
+        f"unknown model {source!r}: take one of {', '.join(EMBEDDED)}, a published one (`skipdit models`), a folder"
+        f" with config.json or model_index.json, or a {', '.join(CHECKPOINT_SUFFIXES)} file"
     )
 
 
+def checked_model(entry: Published) -> Published:
+    if entry.arch is None:
+        raise ValueError(f"{entry.name} is a part, {entry.title}: take a model of `skipdit models`")
+    return entry
+
+
 def model_config(source: str) -> dict[str, Any]:
-    """The arguments of a model by embedded name or folder, without its weights; ValueError for another name."""
+    """The arguments of a model by name or folder, without its weights; ValueError for another name."""
+    if source in registry.REGISTRY:
+        return dict(checked_model(registry.REGISTRY[source]).config)
     folder = model_folder(source)
     known = arguments(checked_class(MODELS, folder))
     return {name: value for name, value in read_config(folder).items() if name in known}
 
 
 def empty_model(source: str) -> LongSkipModel:
-    """A model by embedded name or folder as its config says, on the present device and without its weights."""
-    return checked_class(MODELS, model_folder(source))(**model_config(source))
+    """A model by name or folder as its config says, on the present device and without its weights or a download."""
+    known = registry.REGISTRY.get(source)
+    kind = checked_class(MODELS, model_folder(source)) if known is None else class_of(known)
+    return kind(**model_config(source))
+
+
+def class_of(entry: Published) -> type[LongSkipModel]:
+    return ARCHITECTURES[checked_model(entry).arch].model
 
 
 def model_folder(source: str) -> Path:
@@ -201,7 +233,8 @@ def model_folder(source: str) -> Path:
             return folder
     names = ", ".join(EMBEDDED)
     raise ValueError(
-        f"unknown model {source!r}: take XL/2, Latte-XL/2, LatteT2V, HunyuanDiT, one of {names}, or a model folder"
+        f"unknown model {source!r}: take XL/2, Latte-XL/2, LatteT2V, HunyuanDiT, one of {names}, a published one"
+        " (`skipdit models`), or a model folder"
     )
 
 

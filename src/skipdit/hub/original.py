@@ -2,15 +2,18 @@
 
     {name: tensor}  or  {"ema": {...}, "model": {...}, "opt": ..., "args": Namespace}       (.pt, or .safetensors flat)
 
-Every key and shape must fit: a model is the checkpoint's, whole, or there is an error that lists what differs.
+Every key and shape must fit, and every weight be a finite number: a model is the checkpoint's, whole, or there is an
+error that lists what differs.
 """
 
 import argparse
 import pickle
 import re
+import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,26 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from skipdit.hub.architectures import ARCHITECTURES, CheckpointError, recognised
-from skipdit.hub.names import NameMap
+from skipdit.hub.architectures import ARCHITECTURES, Architecture, Overrides, recognised
+from skipdit.hub.errors import (
+    CheckpointError,
+    DamagedCheckpointError,
+    EmptyCheckpointError,
+    MismatchError,
+    MissingSkipsError,
+    NotFiniteError,
+    UnsafeCheckpointError,
+    WrongShapeError,
+)
+from skipdit.hub.names import NameMap, State
+from skipdit.hub.streaming import LazyTensor, made
 from skipdit.models.base import LongSkipModel
 
 WRAPPERS = ("ema", "model", "module", "state_dict")  # the averaged weights first: they are what one samples from
 PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile
 LEFTOVERS = {"caption_projection.y_embedding"}  # a buffer of diffusers 0.24 that no model reads
+PICKLE = b"\x80"  # what pickles of protocol 2 and later begin with
+ZIP = b"PK"
 
 
 def load_original(
@@ -49,27 +65,38 @@ def load_original(
 
     Raises:
         ValueError: unknown `arch`, or an argument that is missing or out of bounds.
-        CheckpointError: a file that is no checkpoint (truncated, pickled code), is of no known architecture, or has
-            keys and shapes that do not fit.
+        CheckpointError: by its classes in `skipdit.hub.errors`: a file that is damaged, empty or wants to run code, is
+            of no known architecture, has keys and shapes that do not fit, or weights that are no finite numbers.
     """
-    if arch is not None and arch not in ARCHITECTURES:
-        raise ValueError(f"unknown arch {arch!r}: take one of {', '.join(ARCHITECTURES)}")
-    state = unwrap(copied(source) if isinstance(source, Mapping) else read(Path(source)))
-    arch = recognised(state) if arch is None else arch
-    kind = ARCHITECTURES[arch]
-    state = kind.trimmed(state)
-    try:
-        config = kind.infer(state, overrides) | overrides
-    except (KeyError, IndexError) as missing:
-        raise CheckpointError(f"no {arch} checkpoint: {missing} is missing among {len(state)} tensors") from None
+    checkpoint = copied(source) if isinstance(source, Mapping) else read(Path(source))
+    _, state = unwrap(checkpoint)
+    kind, config, state = described(state, arch, overrides)
     with parameters_on_meta():
         model = kind.model(**config)
     fill(model, grafted(model, state), names=kind.names)
     return model.eval()
 
 
+def described(
+    state: State, arch: str | None, overrides: Overrides
+) -> tuple[Architecture, dict[str, Any], dict[str, Tensor]]:
+    """The architecture, the arguments of its model, and the tensors that it reads."""
+    if arch is not None and arch not in ARCHITECTURES:
+        raise ValueError(f"unknown arch {arch!r}: take one of {', '.join(ARCHITECTURES)}")
+    arch = recognised(state) if arch is None else arch
+    kind = ARCHITECTURES[arch]
+    state = dict(kind.trimmed(state))
+    try:
+        return kind, kind.infer(state, overrides) | dict(overrides), state
+    except (KeyError, IndexError) as missing:
+        raise MismatchError(f"no {arch} checkpoint: {missing} is missing among {len(state)} tensors") from None
+
+
 def read(path: Path) -> Mapping[str, Any]:
-    """The dict inside a checkpoint file. Nothing is unpickled but tensors, containers and argparse's Namespace."""
+    """The dict inside a checkpoint file, whose tensors are read from the disk when they are used.
+
+    Nothing is unpickled but tensors, containers and argparse's Namespace.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: name a .pt or .safetensors file")
     try:
@@ -79,19 +106,27 @@ def read(path: Path) -> Mapping[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} is refused: {refusal(error)}; ask for it as safetensors") from None
+        raise UnsafeCheckpointError(f"{path} is refused: {refusal(error)}; ask for it as safetensors") from None
     except (OSError, CheckpointError):
         raise
     except Exception as error:  # a damaged file may fail in any way
-        raise CheckpointError(f"{path} cannot be read ({first_line(error)}): download or copy it again") from None
+        reason = first_line(error)
+        raise DamagedCheckpointError(f"{path} cannot be read ({reason}): download or copy it again") from None
 
 
 def check_archive(path: Path) -> None:
     """Refuse what `torch.save` did not write (plain pickles, torch before 1.6), and what has lost its end."""
     with path.open("rb") as file:
-        if not zipfile.is_zipfile(file):
-            remedy = "download or copy it again, or ask for it as safetensors"
-            raise CheckpointError(f"{path} is no archive of torch.save, or not all of one: {remedy}")
+        if zipfile.is_zipfile(file):
+            return
+        file.seek(0)
+        start = file.read(2)
+        file.seek(0)
+        old = start.startswith(PICKLE) or start != ZIP and tarfile.is_tarfile(file)
+    remedy = "download or copy it again, or ask for it as safetensors"
+    if old:
+        raise UnsafeCheckpointError(f"{path} is no archive of torch.save since 1.6 but a bare pickle or tar: {remedy}")
+    raise DamagedCheckpointError(f"{path} is no archive of torch.save, or not all of one: {remedy}")
 
 
 def refusal(error: pickle.UnpicklingError) -> str:
@@ -106,16 +141,31 @@ def first_line(error: Exception) -> str:
     return (f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first).rstrip(".")
 
 
-def unwrap(checkpoint: Any) -> dict[str, Tensor]:
-    """The flat state dict inside a checkpoint, its keys without the prefixes of wrappers."""
+def unwrap(checkpoint: Any, weights: str | None = None) -> tuple[str | None, dict[str, Tensor]]:
+    """The flat state dict inside a checkpoint, its keys without the prefixes of wrappers, and where it lay.
+
+    `weights` are those of a name; left out, the first of `WRAPPERS` that there is. Raises: ValueError for weights that
+    are not there.
+    """
     if not isinstance(checkpoint, Mapping):
-        raise CheckpointError(f"the checkpoint is a {type(checkpoint).__name__}: it must be a dict of tensors")
-    inner = next((checkpoint[name] for name in WRAPPERS if isinstance(checkpoint.get(name), Mapping)), checkpoint)
-    strays = [str(key) for key, value in inner.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
-    if strays or not inner:
-        raise CheckpointError(f"the checkpoint holds {', '.join(strays) or 'nothing'} where tensors belong")
+        raise MismatchError(f"the checkpoint is a {type(checkpoint).__name__}: it must be a dict of tensors")
+    there = [name for name in WRAPPERS if isinstance(checkpoint.get(name), Mapping)]
+    if weights is not None and weights not in there:
+        found = f"it holds {', '.join(there)}" if there else "it is flat, so leave weights out"
+        raise ValueError(f"weights is {weights!r}: no such weights in the checkpoint, {found}")
+    name = weights or next(iter(there), None)
+    inner = checkpoint if name is None else checkpoint[name]
+    strays = [str(key) for key, value in inner.items() if not (isinstance(key, str) and is_dense(value))]
+    if not inner:
+        raise EmptyCheckpointError("the checkpoint holds nothing where tensors belong")
+    if strays:
+        raise MismatchError(f"the checkpoint holds {', '.join(strays)} where tensors belong")
     state = {without_prefix(key): tensor for key, tensor in inner.items()}
-    return {key: tensor for key, tensor in state.items() if key not in LEFTOVERS}
+    return name, {key: tensor for key, tensor in state.items() if key not in LEFTOVERS}
+
+
+def is_dense(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout is torch.strided
 
 
 def without_prefix(key: str) -> str:
@@ -142,19 +192,42 @@ def parameters_on_meta() -> Iterator[None]:
 
 
 def grafted(model: LongSkipModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A vanilla checkpoint for a model with residual skips gets skips that change nothing: unit norms, zero linears."""
-    if model.config.get("fuse") != "residual" or any(key.startswith("skip_") for key in state):
-        return state
+    """A vanilla checkpoint for a model with residual skips gets skips that change nothing."""
     like = next(iter(state.values()))
-    shapes = {key: tensor.shape for key, tensor in model.state_dict().items() if key.startswith("skip_")}
-    units = {key for key in shapes if key.startswith("skip_norms") and key.endswith("weight")}
-    skips = {key: like.new_ones(shape) if key in units else like.new_zeros(shape) for key, shape in shapes.items()}
-    return state | skips
+    return state | made(grafts(model, state, dtype=like.dtype, device=like.device))
+
+
+def grafts(
+    model: LongSkipModel, names: Iterable[str], *, dtype: torch.dtype, device: torch.device
+) -> dict[str, LazyTensor]:
+    """Unit norms and zero linears for residual skips of which a checkpoint has none."""
+    if model.config.get("fuse") != "residual" or any(name.startswith("skip_") for name in names):
+        return {}
+    skips = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("skip_")}
+    return {
+        name: LazyTensor(
+            torch.empty(tensor.shape, dtype=dtype, device="meta"),
+            partial(
+                torch.ones if name.startswith("skip_norms") and name.endswith("weight") else torch.zeros,
+                tensor.shape, dtype=dtype, device=device,
+            ),
+        )
+        for name, tensor in skips.items()
+    }  # fmt: skip
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], *, names: NameMap | None = None) -> None:
     """Give a model its weights, without a copy where they are its own; every key and shape must fit."""
-    own = model.state_dict() if names is None else names.to_original(model.state_dict())
+    check_fit(model.state_dict() if names is None else names.to_original(model.state_dict()), state, model)
+    for name, tensor in state.items():
+        check_finite(tensor, name=name)
+    model.load_state_dict(state if names is None else names.to_ours(state), assign=True)
+
+
+def check_fit(
+    own: Mapping[str, Tensor | LazyTensor], state: Mapping[str, Tensor | LazyTensor], model: LongSkipModel
+) -> None:
+    """MismatchError lists every key and shape of a checkpoint that is not that of the model's `own`, if any is."""
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     misshapen = [
         f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
@@ -162,10 +235,41 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], *, names: NameMap | None
         if state[key].shape != own[key].shape
     ]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-    if any(faults.values()):
-        found = (f"{len(keys)} {fault}: {', '.join(keys)}" for fault, keys in faults.items() if keys)
-        raise CheckpointError(f"the checkpoint does not fit: {'; '.join(found)}")
-    model.load_state_dict(state if names is None else names.to_ours(state), assign=True)
+    if not any(faults.values()):
+        return
+    found = (f"{len(keys)} {fault}: {', '.join(keys)}" for fault, keys in faults.items() if keys)
+    message = f"the checkpoint does not fit: {'; '.join(found)}"
+    if not misshapen and not unexpected and all(is_of_skips(key) for key in missing):
+        raise MissingSkipsError(message + graft_remedy(model, missing))
+    raise MismatchError(message) if missing or unexpected else WrongShapeError(message)
+
+
+def is_of_skips(key: str) -> bool:
+    return any(part.startswith("skip_") for part in key.split("."))
+
+
+def graft_remedy(model: LongSkipModel, missing: Iterable[str]) -> str:
+    """What to do with a vanilla checkpoint where a skip model was asked for; nothing helps one that lost some skips."""
+    lost = {key for key in model.state_dict() if key.startswith("skip_")}
+    if not lost or lost - set(missing):
+        return ""
+    skips = model.config.num_skips
+    return (
+        f". It is of a vanilla model: fuse='residual' (skipdit convert --upcycle {skips}) gives it skips that change"
+        " nothing"
+    )
+
+
+def check_finite(tensor: Tensor, *, name: str) -> Tensor:
+    """The tensor; NotFiniteError where a weight is infinite or no number. One pass over its memory, without a copy."""
+    if tensor.is_meta or not tensor.numel() or not tensor.is_floating_point():
+        return tensor
+    # Its smallest and largest are NaN where any is. Types of one byte have neither.
+    extremes = torch.stack((tensor.float() if tensor.itemsize == 1 else tensor).aminmax())
+    if not extremes.isfinite().all():
+        bad = int((~tensor.float().isfinite()).sum())
+        raise NotFiniteError(f"{name} has {bad} of {tensor.numel()} weights NaN or infinite: take another checkpoint")
+    return tensor
 
 
 def copied(value: Any) -> Any:

@@ -1,11 +1,17 @@
 """The identity in the place of a VAE, so that a pipeline that decodes latents runs a model of pixels."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.autoencoders.vae import DecoderOutput, IdentityDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
+
+if TYPE_CHECKING:  # with these come all of diffusers' autoencoders and scipy, which `import skipdit` does without
+    from diffusers.models.autoencoders.vae import DecoderOutput, IdentityDistribution
 
 
 class PixelAutoencoder(ModelMixin, ConfigMixin):
@@ -39,6 +45,8 @@ class PixelAutoencoder(ModelMixin, ConfigMixin):
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[IdentityDistribution]:
         """Pixels [B, C, H, W] as a distribution of one point."""
+        from diffusers.models.autoencoders.vae import IdentityDistribution
+
         posterior = IdentityDistribution(self.checked(x))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
@@ -46,6 +54,8 @@ class PixelAutoencoder(ModelMixin, ConfigMixin):
         self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
     ) -> DecoderOutput | tuple[Tensor]:
         """Pixels [B, C, H, W] as pictures [B, 3, H, W]; nothing is drawn, so that `generator` stays as it was."""
+        from diffusers.models.autoencoders.vae import DecoderOutput
+
         sample = self.checked(z).repeat(1, 3 // self.config.latent_channels, 1, 1)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 

@@ -192,6 +192,9 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     clip_grad_norm: float | None = 1.0
+    v_weight_cap: float | None = None
+    """None: the loss is the error of what the model predicts. A number: the error of v that this stands for, where the
+    weight 1 / (1 - alpha_bar_t) of the clean sample's error is at most this"""
     ema_decay: float = 0.9999
     precision: Literal["fp32", "bf16"] = "bf16"
     """bf16 is autocast: weights, optimizer and EMA stay float32"""
@@ -228,6 +231,8 @@ class TrainConfig:
             raise ValueError(f"{name} is {self.model.dropout}: it must be in [0, 1)")
         if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
             raise ValueError(f"clip_grad_norm is {self.clip_grad_norm}: it must be above 0, or None")
+        if self.v_weight_cap is not None and not self.v_weight_cap > 0:
+            raise ValueError(f"v_weight_cap is {self.v_weight_cap}: it must be above 0, or None")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}: it must be in [0, 1)")
         if self.learning_rate <= 0:

@@ -117,8 +117,9 @@ def loss_of(run: Run, forward: Callable[..., tuple[Tensor]]) -> Losses:
         output = forward(**inputs, return_dict=False)[0]
     output, x_0, noise = (x.movedim(run.model.channel_dim, 1) for x in (output, targets["x_0"], targets["noise"]))
     loss = learned_range_loss if output.shape[1] > x_0.shape[1] else mse_loss
-    said = run.model.config.prediction_type
-    return loss(output, x_0=x_0, noise=noise, t=targets["t"], schedule=run.schedule, prediction=said)
+    said, cap = run.model.config.prediction_type, run.config.v_weight_cap
+    t, schedule = targets["t"], run.schedule
+    return loss(output, x_0=x_0, noise=noise, t=t, schedule=schedule, prediction=said, v_weight_cap=cap)
 
 
 def noised_batch(run: Run) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -1,0 +1,147 @@
+"""`skipdit models` and `skipdit download`: what they print fits a terminal, is true, and can be run."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from skipdit.cli.flags import parse
+from skipdit.cli.sample import Sample
+from skipdit.hub import registry
+from skipdit.hub.load import EMBEDDED
+from skipdit.hub.registry import REGISTRY
+from tests.hub.loopback import serving
+
+MODELS = [name for name, model in REGISTRY.items() if model.task != "part"]
+
+
+@pytest.fixture(autouse=True)
+def _no_cache(tmp_path, monkeypatch):
+    """Nothing is downloaded yet, and nothing can be asked of the hub."""
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.delenv("SKIPDIT_CACHE", raising=False)
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A registry of one model and its part, at a server of files."""
+    common = {"licence": "none", "bytes": 1000, "bytes_from": "computed", "format": "original", "title": "a file"}
+    with serving() as server:
+        part = {"task": "part", "source": {"url": f"{server.url}/files/part.pt"}, **common}
+        model = {"task": "part", "source": {"url": f"{server.url}/files/model.pt"}, "parts": {"vae": "part"}, **common}
+        (tmp_path / "registry.json").write_text(json.dumps({"model": model, "part": part}))
+        monkeypatch.setattr(registry, "REGISTRY", registry.read(tmp_path / "registry.json"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        server.files |= {"model.pt": b"m" * 1000, "part.pt": b"p" * 1000}
+        yield server
+
+
+def test_every_model_is_listed_and_lines_fit(skipdit):
+    said = skipdit("models")
+    assert said.code == 0
+    lines = said.out.splitlines()
+    assert max(map(len, lines)) <= 120
+    named = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert sorted(named) == sorted([*REGISTRY, *EMBEDDED])
+    here = {line.split()[0] for line in lines if line.startswith("  ") and line.split()[-1] == "yes"}
+    assert here == set(EMBEDDED)
+
+
+@pytest.mark.parametrize("name", [*REGISTRY, *EMBEDDED])
+def test_every_model_is_described_and_lines_fit(skipdit, name):
+    said = skipdit(f"models {name}")
+    assert said.code == 0
+    assert max(map(len, said.out.splitlines())) <= 120
+    assert name in said.out.splitlines()[0]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_could_not_be_verified_and_all_numbers_are_shown(skipdit, name):
+    text = " ".join(skipdit(f"models {name}").out.split())
+    model = REGISTRY[name]
+    assert model.unverified is None or model.unverified in text
+    assert model.note is None or model.note in text
+    for way, row in model.numbers.rows.items() if model.numbers else ():
+        shown = next(line for line in skipdit(f"models {name}").out.splitlines() if line.strip().startswith(f"{way}  "))
+        values = shown.strip().removeprefix(way).split()
+        assert [None if value == "-" else float(value) for value in values] == list(row)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_command_is_one_of_ours(skipdit, name):
+    lines = skipdit(f"models {name}").out.partition("\ncommands\n")[2].splitlines()
+    ways = {way.removeprefix("  # "): line for way, line in zip(lines[::2], lines[1::2])}
+    recipe = REGISTRY[name].recipe
+    assert list(ways)[-1] == ("cached" if recipe.cache else "original")
+    for way, line in ways.items():
+        config = parse(Sample, "sample", shlex.split(line)[2:])
+        assert config.model in REGISTRY
+        assert (config.steps, config.guidance_scale or 1) == (recipe.steps, recipe.guidance_scale)
+        assert config.cache.config(REGISTRY[name].task) == (recipe.cache if way == "cached" else None)
+
+
+def test_an_unknown_name_is_a_usage_error(skipdit):
+    said = skipdit("models dit-xl-3-256")
+    assert said.code == 2
+    assert "did you mean dit-xl-2-256" in said.complaint
+
+
+def test_a_download_says_how_much_before_and_where_after(skipdit, server):
+    said = skipdit("download model")
+    assert said.code == 0
+    assert said.err.splitlines()[0] == "to download: model 1 kB, part 1 kB; 2 kB in all"
+    name, _, path = said.out.strip().partition(": ")
+    assert (name, Path(path).read_bytes()) == ("model", b"m" * 1000)
+    assert [line.split()[-1] for line in skipdit("models").out.splitlines() if line.startswith("  model ")] == ["yes"]
+
+
+def test_parts_are_left_out_where_they_are_not_wanted(skipdit, server):
+    said = skipdit("download model --no-parts")
+    assert said.err.splitlines()[0] == "to download: model 1 kB; 1 kB in all"
+    assert server.got("part.pt") == []
+
+
+def test_check_downloads_nothing_and_says_what_is_whole(skipdit, server):
+    assert skipdit("download model --check").complaint == "model, part: not here; leave --check out to download"
+    assert server.asked == []
+    skipdit("download model")
+    said = skipdit("download model --check")
+    assert (said.code, [line.split(",")[0] for line in said.out.splitlines()]) == (0, ["model: whole", "part: whole"])
+
+
+def test_check_finds_a_changed_file_and_models_shows_it(skipdit, server):
+    path = skipdit("download model").out.strip().partition(": ")[2]
+    with open(path, "ab") as file:
+        file.write(b"x")
+    said = skipdit("download model --check")
+    assert said.code == 1
+    assert said.complaint.startswith(path)
+    assert "remove the file" in said.complaint
+    listed = [line.split()[-1] for line in skipdit("models").out.splitlines() if line.startswith("  model ")]
+    assert listed == ["changed"]
+    assert "changed:" in skipdit("models model").out
+
+
+def test_a_failed_download_is_one_line(skipdit, server):
+    server.files.clear()
+    said = skipdit("download model")
+    assert said.code == 1
+    assert "is not there (404)" in said.complaint
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("download fashion-skip", "fashion-skip came with skipdit: there is nothing to download"),
+        ("download nothing", "no published model is called 'nothing'"),
+        ("download", "no name is given"),
+    ],
+)
+def test_what_cannot_be_downloaded_is_a_usage_error(skipdit, line, complaint):
+    said = skipdit(line)
+    assert said.code == 2
+    assert said.complaint.startswith(complaint)
