@@ -554,6 +554,10 @@ def test_the_library_of_safetensors_reads_what_was_streamed(tmp_path_factory, la
     assert_same_state(load_file(file), state)
     with safe_open(file, "pt") as opened:
         assert opened.metadata() == {"format": "pt"}
+    content = file.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    assert not any((start + header[name]["data_offsets"][0]) % tensor.itemsize for name, tensor in state.items())
 
 
 @given(layout=LAYOUT, wrap=st.sampled_from([None, "ema"]), mmap=st.booleans())

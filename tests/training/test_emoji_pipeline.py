@@ -17,3 +17,4 @@ def test_the_saved_scheduler_is_the_one_that_the_folder_loads_with(tmp_path):
     saved, loaded = DDPMScheduler.from_pretrained(out / "scheduler").config, load_pipeline(str(out)).scheduler.config
     assert {k: v for k, v in saved.items() if k[0] != "_"} == {k: v for k, v in loaded.items() if k[0] != "_"}
     assert (out / "loss.csv").read_text() == "step,loss\n"
+    assert not [path for path in out.rglob("*.json") if str(tmp_path) in path.read_text()]  # no path of this machine

@@ -20,6 +20,7 @@ from skipdit import HunyuanDiT
 from skipdit.data.emoji import byte_t5
 from skipdit.data.text import minilm
 from skipdit.files import whole_folder
+from skipdit.hub.publish import forget_origin
 from skipdit.pipelines import PixelAutoencoder
 from skipdit.pipelines.schedulers import HUNYUAN_V1_2, LINEAR, make_scheduler
 from skipdit.pipelines.text_to_image import HunyuanDiTPipeline
@@ -71,6 +72,8 @@ def assemble(asked: Assembly) -> None:
         setattr(pipeline, name, deepcopy(getattr(pipeline, name)))
     with whole_folder(asked.out) as partial:
         pipeline.save_pretrained(partial)
+        for config in partial.glob("*/config.json"):
+            forget_origin(config)
         (partial / "loss.csv").write_bytes(losses)
 
 
