@@ -129,7 +129,7 @@ def test_the_published_negative_prompt_is_for_encoders_that_read_it(folder):
     pipe.tokenizer.add_tokens(["错"])
     assert usual_negative(pipe) == PUBLISHED_NEGATIVE
     assert usual_negative(pipe).startswith("错误的眼睛")
-    asked = Sample(model="", guidance_scale=1.0)
+    asked = Sample(model="", steps=2, guidance_channels="all", guidance_scale=1.0)
     assert settings_of(asked, pipe).negative_prompt == "", "without guidance there is nothing to keep away from"
     assert settings_of(replace(asked, guidance_scale=2.0), pipe).negative_prompt == PUBLISHED_NEGATIVE
     assert settings_of(replace(asked, guidance_scale=2.0, negative_prompt=""), pipe).negative_prompt == ""
