@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from skipdit import DiT
 from skipdit.evaluation.price import settings
 from skipdit.hub import EMBEDDED, CheckpointError, load_original, load_pipeline
+from skipdit.hub.errors import NotFiniteError
 from skipdit.hub.load import model_config
 from skipdit.pipelines.draw import Settings, draw
 from skipdit.randomness import generator
@@ -119,6 +120,15 @@ def test_an_unknown_name_is_answered_with_what_there_is(name):
     known = ", ".join(EMBEDDED)
     with pytest.raises(ValueError, match=rf"unknown model '{name}': take one of {known}, a published one"):
         load_pipeline(name)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_folder_whose_weights_are_no_numbers_is_refused(folder, value):
+    state = load_file(folder / WEIGHTS)
+    state["final_layer.linear.bias"][1] = value
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(NotFiniteError, match=r"final_layer\.linear\.bias has 1 of \d+ weights NaN or infinite"):
+        load_pipeline(str(folder))
 
 
 def test_an_empty_folder_is_no_model(tmp_path):

@@ -18,7 +18,7 @@ from skipdit.hub import registry
 from skipdit.hub.architectures import ARCHITECTURES
 from skipdit.hub.download import download, located
 from skipdit.hub.folders import check_components
-from skipdit.hub.original import CheckpointError, first_line, load_original
+from skipdit.hub.original import CheckpointError, check_finite, first_line, load_original
 from skipdit.hub.registry import Published
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.base import LongSkipModel
@@ -257,6 +257,8 @@ def whole(kinds: Mapping[str, type], path: Path):
     for fault in ("missing", "unexpected"):
         if names := sorted(keys[f"{fault}_keys"]):
             raise CheckpointError(f"{path} does not fit its config.json: {len(names)} {fault}: {', '.join(names)}")
+    for name, tensor in model.state_dict().items():
+        check_finite(tensor, name=name)
     return model
 
 
