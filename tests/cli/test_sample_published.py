@@ -55,8 +55,9 @@ def test_a_published_model_is_downloaded_once_after_saying_how_much(published, t
     assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
 
 
-def test_what_is_left_out_is_as_published_and_what_is_given_goes_before(published, tmp_path):
+def test_what_is_left_out_is_as_published_and_what_is_given_goes_before(published, tmp_path, capsys):
     assert main(["sample", "tiny-skip", "--classes", "1", "--out", str(tmp_path / "as.png")]) == 0
+    assert ", 3 ddim steps in " in capsys.readouterr().out
     record = json.loads((tmp_path / "as.json").read_text())
     assert {name: record[name] for name in RECIPE if name != "size"} == {k: v for k, v in RECIPE.items() if k != "size"}
     given = ["--steps", "2", "--guidance-scale", "1"]

@@ -118,7 +118,7 @@ def sample(config: Sample) -> None:
         run.pipeline.transformer.enable_cache(run.cache)
     seconds = draw_missing(run)
     made = finish(run.output, run.samples)
-    print(f"{config.out}: {made}, {config.steps} {run.config.scheduler} steps in {seconds:.1f} s")
+    print(f"{config.out}: {made}, {run.config.steps} {run.config.scheduler} steps in {seconds:.1f} s")
     if run.cache is not None:
         print(f"plan {run.plan}: {run.plan.full} full, {run.plan.cached} cached")
 
