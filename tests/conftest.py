@@ -4,6 +4,7 @@ import os
 import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start too: the same sums to the last bit
 
 import pytest
 import torch
