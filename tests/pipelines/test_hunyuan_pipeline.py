@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, HunyuanDiTControlNetPipeline, HunyuanDiTPipeline
 from torch import Tensor
+from transformers import BitsAndBytesConfig, T5EncoderModel
 
 from skipdit import HunyuanDiT, SkipCacheConfig
 from tests.models.subject import memories, raising, tensors_remembered
@@ -292,6 +293,25 @@ class TestLowMemory:
         drawing.set_progress_bar_config(disable=True)
         assert isinstance(drawing.transformer, HunyuanDiT)
         assert np.array_equal(images(drawing, None, **told), expected)
+
+    def test_the_t5_reads_in_8_bits(self, pipe, tmp_path):
+        pipe.save_pretrained(tmp_path / "whole")
+        eight_bits = T5EncoderModel.from_pretrained(
+            tmp_path / "whole", subfolder="text_encoder_2", dtype=torch.bfloat16, device_map="cpu",
+            quantization_config=BitsAndBytesConfig(load_in_8bit=True),
+        )  # fmt: skip
+        kinds = {name.split(".")[-2]: weight.dtype for name, weight in eight_bits.encoder.named_parameters()}
+        assert {name for name, kind in kinds.items() if kind == torch.int8} == {"q", "k", "v", "o", "wi_0", "wi_1"}
+        assert kinds["wo"] == torch.bfloat16  # which transformers does not narrow
+        parts = {"text_encoder_2": eight_bits, "transformer": None, "vae": None}
+        told = encoded(HunyuanDiTPipeline.from_pretrained(tmp_path / "whole", **parts))
+        narrow, exact = told["prompt_embeds_2"].float(), encoded(pipe)["prompt_embeds_2"]
+        assert 0 < (narrow - exact).norm() < 0.05 * exact.norm()
+        told = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in told.items()}
+        drawn = images(pipe, None, **told)
+        assert 0 < np.abs(drawn - images(pipe)).mean() < 0.05
+        pipe.transformer.enable_cache(EVERY_STEP)
+        assert np.array_equal(images(pipe, None, **told), drawn)
 
 
 def encoded(pipe: HunyuanDiTPipeline) -> dict[str, Tensor]:
