@@ -32,10 +32,13 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
+# bitsandbytes lies apart: where it is installed, every import of diffusers imports it too, a second later and with a word
 test-all: lint
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m ""
+	$(PIP) --no-deps --target $(VENV)/eight-bit bitsandbytes
+	PYTHONPATH=$(VENV)/eight-bit $(BIN)/python -m pytest -m slow -k 8_bits
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/speed.py

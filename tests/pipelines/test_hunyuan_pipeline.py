@@ -294,7 +294,9 @@ class TestLowMemory:
         assert isinstance(drawing.transformer, HunyuanDiT)
         assert np.array_equal(images(drawing, None, **told), expected)
 
+    @pytest.mark.slow  # `make test-all` brings bitsandbytes
     def test_the_t5_reads_in_8_bits(self, pipe, tmp_path):
+        pytest.importorskip("bitsandbytes")
         pipe.save_pretrained(tmp_path / "whole")
         eight_bits = T5EncoderModel.from_pretrained(
             tmp_path / "whole", subfolder="text_encoder_2", dtype=torch.bfloat16, device_map="cpu",
