@@ -14,6 +14,7 @@ Random weights, batch 2 (a sample and its null class); candidates run in turns:
 import argparse
 import json
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -134,7 +135,8 @@ def main() -> None:
     results = {f"diffusers / ours, {name}": uncached_ratio(name, repeats=arguments.repeats) for name in VANILLA}
     results |= {name: cached_rows(name, repeats=arguments.repeats) for name in arguments.models}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps({"machine": machine(), "results": results}, indent=2) + "\n")
+    record = {"machine": machine(), "date": date.today().isoformat(), "results": results}
+    arguments.out.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

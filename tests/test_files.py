@@ -10,7 +10,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from skipdit.files import RESERVED_CHARACTERS, RESERVED_NAMES, distinct_names, safe_name, whole_folder, write_text
+from skipdit.files import (
+    RESERVED_CHARACTERS,
+    RESERVED_NAMES,
+    distinct_names,
+    new_folder,
+    safe_name,
+    whole_folder,
+    write_text,
+)
 
 ANY = st.characters()  # lone surrogates too, as a command line may hold them
 TRICKY = "aA .-_/\\:0bé\u0301\u0131ß日\n"
@@ -208,6 +216,23 @@ def test_a_kill_after_the_renames_leaves_nothing_behind(held):
     with whole_folder(held) as folder:
         (folder / "other").write_text("new")
     assert alone(held) == {"other": "new"}
+
+
+def test_a_new_folder_replaces_nothing(held):
+    with pytest.raises(OSError, match="held could not be written"), new_folder(held) as folder:
+        (folder / "other").write_text("new")
+    assert alone(held) == {"text": "old"}
+
+
+def made_by_another(path):
+    with new_folder(path) as folder:
+        (folder / "text").write_text("first")
+
+
+def test_of_two_new_folders_the_first_to_end_stays(tmp_path):
+    with pytest.raises(OSError, match="made could not be written"), new_folder(tmp_path / "made"):
+        made_by_another(tmp_path / "made")
+    assert alone(tmp_path / "made") == {"text": "first"}
 
 
 def test_a_file_is_not_replaced_by_a_folder(tmp_path):

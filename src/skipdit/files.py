@@ -28,6 +28,24 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder aside to write into, renamed to `path` at the end, where nothing but an empty folder may be then.
+
+    Two processes with one `path` write apart, and the second to end fails. One that is killed leaves its folder aside.
+    Raises: OSError for whatever fails inside, as `whole_folder`.
+    """
+    aside = path.with_name(f".partial-{path.name}-{uuid4().hex}")
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        aside.rename(path)
+    except Exception as error:
+        raise not_written(path, error) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder aside to write into, renamed to `path` at the end; what a killed process left of it is replaced.
 
@@ -45,11 +63,16 @@ def whole_folder(path: Path) -> Iterator[Path]:
             path.rename(old)
         aside.rename(path)
     except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise OSError(f"{path} could not be written ({reason}): make room, then run the same command again") from error
+        raise not_written(path, error) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
         _settle(old, path)
+
+
+def not_written(path: Path, error: Exception) -> OSError:
+    """What was at `path` is as it was; a full disk is the likeliest reason, but not the only one."""
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return OSError(f"{path} could not be written ({reason}): mend that, or make room, then run the same command again")
 
 
 def _settle(old: Path, path: Path) -> None:

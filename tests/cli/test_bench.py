@@ -1,6 +1,7 @@
 """`skipdit bench` and `skipdit demo`: tables, JSON and pictures of what a cache saves and costs."""
 
 import json
+from datetime import date
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from skipdit.cli.bench import Bench, bench
 from skipdit.cli.flags import Cache
 from skipdit.evaluation.compare import check_size
+from skipdit.hub.card import read_numbers
 from skipdit.videos import read_video
 from tests.cli.conftest import contents
 from tests.pipelines.tiny import pipeline, tiny, tiny_latte, tiny_latte_t2v, tiny_vae
@@ -26,6 +28,7 @@ def strict(text: bytes) -> dict:
 
 
 def test_a_bench_writes_and_prints_every_way_with_its_controls(skipdit, model):
+    before = date.today()
     said = skipdit(f"bench {model} {SHORT} --cache.interval 2 --out bench.json")
     assert said.code == 0
     document = strict(contents()["bench.json"])
@@ -36,6 +39,8 @@ def test_a_bench_writes_and_prints_every_way_with_its_controls(skipdit, model):
     assert document["settings"].items() >= {"steps": 8, "scheduler": "ddim", "model": str(model)}.items()
     assert document["settings"]["cache"]["interval"] == 2
     assert document["machine"].keys() >= {"torch", "threads", "python"}
+    assert before <= date.fromisoformat(document["date"]) <= date.today()
+    assert read_numbers("bench.json").date == document["date"]  # so that a model card says it
     assert all(name in said.out for name in results)
     assert contents().keys() == {"bench.json"}
 

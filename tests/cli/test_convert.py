@@ -60,7 +60,9 @@ def test_what_diffusers_class_must_be_told_is_in_the_output(skipdit, checkpoint)
 @pytest.mark.parametrize(
     ("line", "code", "complaint"),
     [
-        ("convert a.pt model", 2, "4 blocks at width 16 are no published size: pass num_heads"),
+        ("convert a.pt model", 2, "4 blocks at width 16 are no published size: pass num_heads, or "
+                                  "`skipdit convert IN OUT --set num_heads=N`$"),
+        ("sample a.pt", 2, ".* pass num_heads, or `skipdit convert IN OUT --set num_heads=N`$"),
         ("convert a.pt a.pt --as original", 2, "a.pt exists: remove it, or name another place to write to"),
         ("convert a.pt model --set heads", 2, "set is 'heads': give NAME=VALUE, each name once, as"),
         ("convert a.pt model --set num_heads=2 num_heads=3", 2, "set is 'num_heads=3': give NAME=VALUE, each name"),
@@ -69,7 +71,7 @@ def test_what_diffusers_class_must_be_told_is_in_the_output(skipdit, checkpoint)
         ("convert b.pt model", 1, "b.pt does not exist: name a .pt or .safetensors file"),
         ("convert notes.pt model", 1, "notes.pt is no archive of torch.save, or not all of one"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_is_one_line_and_leaves_nothing(skipdit, checkpoint, line, code, complaint):
     Path("notes.pt").write_text("notes")
     before = contents()

@@ -135,8 +135,19 @@ def test_explicit_steps_are_drawn_as_given(skipdit):
     assert drawn(skipdit("plan --steps 12 --cache.steps 0,1,5,11")) == "##...#.....#"
 
 
-def test_without_a_flag_every_second_step_computes(skipdit):
-    assert drawn(skipdit("plan --steps 7")) == "#.#.#.#"
+@pytest.mark.parametrize("model", ["DiT-S/8", "HunyuanDiT", "fashion-skip", "dit-xl-2-skip"])
+def test_without_a_flag_every_step_computes_as_in_a_sample_without_one(skipdit, model):
+    said = skipdit(f"plan --steps 7 --model {model}")
+    found = numbers(said)
+    assert drawn(said) == "#######"
+    assert (found["full / cached"], found["layers run"], found["FLOPs"]) == ([7, 0, 7], [100], [100])
+    assert found["predicted speed-up"] == [1]
+    assert said.out.splitlines()[-1].startswith("uncached, as `skipdit sample` draws without --cache: give --cache ")
+    assert "uncached" not in skipdit(f"plan --steps 7 --model {model} --cache").out
+
+
+def test_with_one_of_its_flags_the_others_are_their_defaults(skipdit):
+    assert drawn(skipdit("plan --steps 7 --cache.branch 1")) == "#.#.#.#"
 
 
 def test_computing_always_saves_nothing(skipdit):
@@ -150,7 +161,7 @@ def test_a_scheduler_that_asks_twice_a_step_has_a_decision_for_each_call(skipdit
 
 @pytest.mark.parametrize("name", ["XL/2", "S/8", "fashion-skip"])
 def test_sizes_and_embedded_names_are_priced(skipdit, name):
-    said = skipdit(f"plan --steps 20 --model {name}")
+    said = skipdit(f"plan --steps 20 --model {name} --cache.interval 2")
     assert said.code == 0
     assert 1 < numbers(said)["predicted speed-up"][0] < 2
 

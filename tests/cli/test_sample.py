@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,6 +243,15 @@ def test_a_finished_folder_is_not_drawn_again(skipdit, model, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "here" / "images").iterdir()}
     assert skipdit(f"sample {model} {SHORT} --out images").code == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_run_of_an_earlier_version_goes_on_unless_told_what_it_knew_no_name_for(skipdit, model):
+    skipdit(f"sample {model} {SHORT} --out images")
+    record = json.loads(contents()["images/run.json"])
+    earlier = {name: value for name, value in record.items() if name not in ("class_order", "tf32", "weights")}
+    Path("images/run.json").write_text(json.dumps(earlier))
+    assert "(class_order)" in skipdit(f"sample {model} {SHORT} --class-order random --out images").complaint
+    assert skipdit(f"sample {model} {SHORT} --out images").code == 0
 
 
 @pytest.mark.parametrize("change", ["--seed 1", "--steps 5", "--cache.interval 2", "--classes 1", "--scheduler ddim"])

@@ -111,6 +111,25 @@ def test_sides_that_differ_are_drawn(sample):
     assert [picture.shape for picture in pictures("pictures").values()] == [(32, 64, 3)]
 
 
+def test_an_original_size_is_told_up_to_version_1_1_as_the_pipeline_tells_it(skipdit, tmp_path):
+    stock = tiny_stock_hunyuan(use_style_cond_and_image_meta_size=True)
+    hunyuan_pipeline(tmp_path, stock).save_pretrained(tmp_path / "pipe")
+    line = f"sample {tmp_path / 'pipe'} --steps 2 --scheduler ddim --prompt cat"
+    for out, flags in (("left", ""), ("usual", "--original-size 1024 1024"), ("small", "--original-size 96 640")):
+        assert skipdit(f"{line} {flags} --out {out}").code == 0
+    left, usual, small = (pictures(out)["000000-cat.png"] for out in ("left", "usual", "small"))
+    assert np.array_equal(left, usual)
+    assert not np.array_equal(left, small)
+    pipe = load_pipeline(str(tmp_path / "pipe"), scheduler="ddim")
+    pipe.set_progress_bar_config(disable=True)
+    theirs = pipe(
+        "cat", guidance_scale=6.0, num_inference_steps=2, generator=[generator(0, 0, 0)], original_size=(96, 640),
+        use_resolution_binning=False, output_type="pt",
+    ).images  # fmt: skip
+    assert np.array_equal(small, to_uint8(theirs)[0])
+    assert "original_size is (0, 8): both sides must be at least 1" in skipdit(f"{line} --original-size 0 8").complaint
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_draws_much_the_same_and_warns_of_no_timestep(folder, dtype, recwarn):
     pipe = load_pipeline(str(folder), scheduler="ddim")
@@ -143,6 +162,10 @@ def test_the_published_negative_prompt_is_for_encoders_that_read_it(folder):
          "leave it out"),
         ("--classes 3 --prompt cat", "classes is (3,), for which a text-to-image model has no use: give --prompt"),
         ("--prompt cat --size 40 64", "side 40 is not a multiple of 16 above 0: take one that is"),
+        ("--prompt cat --original-size 512 512", "original_size is (512, 512), of which a model of version 1.2 is not "
+         "told: leave it out"),
+        ("--prompt cat --class-order random", "class_order is 'random', for which a text-to-image model has no use: "
+         "leave it out"),
         ("--prompt cat --lora-scale 2", "lora_scale is 2.0 without --lora: name the adapter, or leave it out"),
         ("--prompt cat --cache.branch 4", "branch is 4: a model of 6 layers takes 0 to 3"),
         ("", "prompt is missing: a text-to-image model draws what --prompt or --prompts-file says"),

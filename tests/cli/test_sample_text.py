@@ -271,7 +271,10 @@ def test_a_table_has_a_column_of_captions(tmp_path, encoding):
         ("prompts.csv", b"prompt;id\na dog;1\n", "its columns are prompt;id; name that of prompts `caption`"),
         ("prompts.csv", b"", "its columns are none"),
         ("prompts.csv", b"caption\n\n", "it holds no prompt, give at least one"),
-        ("prompts.json", b"[]", "it must end in .txt (a prompt a line) or .csv"),
+        ("prompts.json", b"[]", "it holds no prompt, give at least one"),
+        ("prompts.json", b'["a dog"', "it is no JSON (Expecting ',' delimiter"),
+        ("prompts.json", b'{"caption": "a dog"}', "it holds a dict, a list is needed"),
+        ("prompts.yaml", b"- a dog", "it must end in .txt (a prompt a line), .csv or .json"),
     ],
 )
 def test_a_file_without_prompts_is_answered_in_one_line(sample, tmp_path, name, held, message):
@@ -279,6 +282,72 @@ def test_a_file_without_prompts_is_answered_in_one_line(sample, tmp_path, name, 
         (tmp_path / name).write_bytes(held)
     said = sample("--prompts-file", tmp_path / name, "--out", "clips")
     assert f"prompts_file is {str(tmp_path / name)!r}: {message}" in said.complaint
+    assert (said.code, said.err.count("\n"), contents()) == (2, 1, {})
+
+
+def test_a_list_in_json_has_texts_or_objects_with_one(tmp_path):
+    (tmp_path / "prompts.json").write_text('["a dog ", {"caption": "a cat", "id": 3}, {"prompt": "\\u732b"}, "#1 fan"]')
+    assert prompts_of(tmp_path / "prompts.json") == ["a dog", "a cat", "猫", "#1 fan"]
+
+
+@pytest.mark.parametrize("item", ["3", "{}", '{"caption": null}', '{"caption": "a", "prompt": "b"}', '["a"]'])
+def test_an_item_of_json_that_is_no_prompt_is_named(tmp_path, item):
+    (tmp_path / "prompts.json").write_text(f'["a dog", {item}]')
+    with pytest.raises(ValueError, match=r"item 1 of prompts_file .* is no prompt: .* as caption or prompt"):
+        prompts_of(tmp_path / "prompts.json")
+
+
+def test_a_folder_of_files_is_what_one_command_a_file_draws(sample, tmp_path):
+    folder, rest = tmp_path / "prompts", ["--layout", "vbench", "--num-per-prompt", 2, "--format", "webp"]
+    folder.mkdir()
+    (folder / "colour.txt").write_text("a red dog\na cat\n")
+    (folder / "scene.json").write_text('["a cat"]')
+    (folder / "notes.md").write_text("no prompts")
+    said = sample("--prompts-file", folder, *rest, "--out", "all")
+    assert said.code == 0, said.err
+    assert "all/colour: 4 videos (.webp)" in said.out
+    for file in ("colour.txt", "scene.json"):
+        sample("--prompts-file", folder / file, *rest, "--out", f"one/{file.partition('.')[0]}")
+    held = contents()
+    drawn = [path.removeprefix("all/") for path in held if path.startswith("all/") and not path.endswith("run.json")]
+    assert {"colour/a red dog-1.webp", "scene/a cat-0.webp", "scene/manifest.csv"} <= set(drawn)
+    assert len(drawn) == len([path for path in held if path.startswith("one/") and not path.endswith("run.json")])
+    for path in drawn:
+        assert held[f"all/{path}"] == held[f"one/{path}"]
+
+
+def test_an_interrupted_folder_of_files_goes_on(sample, tmp_path, interrupted_after):
+    folder = tmp_path / "prompts"
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.txt").write_text(f"{name} dog\n{name} cat\n")
+    line = ["--prompts-file", folder, "--format", "webp", "--batch-size", 1]
+    interrupted_after(3)
+    said = sample(*line, "--out", "clips")
+    assert (said.code, said.complaint) == (
+        INTERRUPTED, "interrupted; 1 of 2 videos are in clips/b, and the same command draws the rest",
+    )  # fmt: skip
+    kept = {path: held for path, held in contents().items() if path.endswith(".webp")}
+    assert sample(*line, "--out", "clips").code == 0
+    assert contents().items() >= kept.items()
+    assert len(videos("clips")) == 4
+
+
+@pytest.mark.parametrize(
+    ("names", "out", "message"),
+    [
+        (["a.md"], "clips", "the folder has no .txt, .csv, .json file, give one"),
+        (["a.txt", "A.csv"], "clips", "needs a name without further dots, and of its own: rename it"),
+        (["v1.2.txt"], "clips", "needs a name without further dots, and of its own: rename it"),
+        (["a.txt"], "clips.png", "out is 'clips.png', but each file of"),
+    ],
+)
+def test_a_folder_that_cannot_be_drawn_is_answered_in_one_line(sample, tmp_path, names, out, message):
+    (tmp_path / "prompts").mkdir()
+    for name in names:
+        (tmp_path / "prompts" / name).write_text("caption\na dog\n")
+    said = sample("--prompts-file", tmp_path / "prompts", "--out", out)
+    assert message in said.complaint
     assert (said.code, said.err.count("\n"), contents()) == (2, 1, {})
 
 

@@ -3,6 +3,8 @@
 import argparse
 import inspect
 import json
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -19,10 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from skipdit import DiT, HunyuanDiT
+from skipdit.cli import main
 from skipdit.evaluation.price import settings
 from skipdit.hub import load_original, load_pipeline
 from skipdit.hub.convert import TARGETS, Converted, Source, as_published, convert, model_source
-from skipdit.hub.errors import MismatchError, MissingSkipsError, NotFiniteError
+from skipdit.hub.errors import CheckpointError, MismatchError, MissingSkipsError, NotFiniteError
 from skipdit.hub.load import empty_model, load_model
 from skipdit.hub.names import HUNYUAN
 from skipdit.hub.original import described
@@ -378,6 +381,45 @@ def test_a_dit_that_diffusers_saved_becomes_ours(tmp_path, dit):
     set_config(tmp_path / "saved", norm_eps=1e-5)
     convert(tmp_path / "saved", tmp_path / "again.pt", layout="original")
     assert_same_state(of_file(tmp_path / "again.pt"), model.state_dict())
+
+
+FROM_0_12 = {  # settings of a DiT that was saved before diffusers had a class of its own for it
+    "_class_name": "Transformer2DModel", "_diffusers_version": "0.12.0.dev0", "cross_attention_dim": None,
+    "num_vector_embeds": None, "only_cross_attention": False, "use_linear_projection": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [{}, FROM_0_12], ids=["of today", "of 0.12"])
+@pytest.mark.parametrize("place", ["", "transformer"])
+def test_loading_a_dit_of_diffusers_names_the_command_that_rewrites_it(tmp_path, dit, monkeypatch, config, place):
+    """As a folder and inside that of a DiTPipeline; and the command does."""
+    model, folder = dit
+    shutil.copytree(folder, tmp_path / "theirs" / place)
+    set_config(tmp_path / "theirs" / place, **config)
+    if place:
+        (tmp_path / "theirs" / "model_index.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    for load in (load_model, load_pipeline, empty_model):
+        with pytest.raises(CheckpointError, match="holds a .*Transformer2DModel: rewrite it with") as refusal:
+            load("theirs")
+    (command,) = re.findall("`skipdit (.*)`", str(refusal.value))
+    assert command == f"convert {Path('theirs', place)} OUT"
+    assert main(command.split()) == 0
+    assert_same_model(DIT, load_model("OUT"), model)
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        ({"norm_type": "layer_norm"}, "holds a Transformer2DModel: a DiT or"),
+        ({"cross_attention_dim": 8}, "sets cross_attention_dim as no published DiT does"),
+    ],
+)
+def test_another_transformer_of_diffusers_is_none(tmp_path, dit, config, complaint):
+    _, folder = dit
+    set_config(folder, **FROM_0_12 | config)
+    with pytest.raises(CheckpointError, match=complaint):
+        convert(folder, tmp_path / "again", layout="diffusers")
 
 
 @pytest.mark.parametrize("name", ["timestep_embedder.linear_1.bias", "class_embedder.embedding_table.weight"])

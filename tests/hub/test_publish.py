@@ -1,6 +1,7 @@
 """What lands in a repository: the files, and a page whose numbers are those of the record and no others."""
 
 import base64
+import inspect
 import json
 import re
 import socket
@@ -12,6 +13,7 @@ import pytest
 import torch
 import yaml
 from diffusers import DiffusionPipeline
+from diffusers.utils import PushToHubMixin
 from huggingface_hub import HfApi, ModelCard, constants
 
 from skipdit import DiT
@@ -19,7 +21,7 @@ from skipdit.hub.card import card, read_numbers
 from skipdit.hub.publish import PublishError, push_to_hub
 from skipdit.pipelines import PixelAutoencoder
 from tests.pipelines.test_folders import FOLDERS
-from tests.pipelines.tiny import latents_of, pipeline, tiny, tiny_latte, tiny_latte_t2v
+from tests.pipelines.tiny import latents_of, pipeline, tiny, tiny_latte, tiny_latte_t2v, video_pipeline
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
 REPO = "somebody/tiny-skip"
@@ -33,6 +35,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Calls)
         self.files, self.repositories, self.tokens, self.status = {}, {}, set(), 200
+        self.messages, self.pull_requests = [], 0  # of commits; of those that were asked for, as nobody may open one
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     @property
@@ -65,7 +68,7 @@ class Calls(BaseHTTPRequestHandler):
             self.answer({"error": "no"}, self.server.status)
         elif self.path == "/api/repos/create":
             asked = json.loads(body)
-            name = f"{asked['organization']}/{asked['name']}"
+            name = f"{asked['organization'] or 'somebody'}/{asked['name']}"
             made = self.server.repositories.setdefault(name, asked.get("visibility") == "private")
             self.answer({"url": f"{self.server.url}/{name}", "private": made})
         elif self.path == "/api/validate-yaml":
@@ -73,6 +76,9 @@ class Calls(BaseHTTPRequestHandler):
         elif self.path.startswith(f"/api/models/{REPO}/preupload/main"):
             files = json.loads(body)["files"]
             self.answer({"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]})
+        elif self.path.endswith(("/discussions", "?create_pr=1")):  # with hf_xet, and without
+            self.server.pull_requests += 1
+            self.answer({"error": "no"}, 403)
         else:
             assert self.path.startswith(f"/api/models/{REPO}/commit/main")
             self.keep([json.loads(line) for line in body.splitlines()])
@@ -80,6 +86,8 @@ class Calls(BaseHTTPRequestHandler):
 
     def keep(self, lines):
         for line in lines:
+            if line["key"] == "header":
+                self.server.messages.append(line["value"]["summary"])
             if line["key"] == "file":
                 self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
 
@@ -110,6 +118,18 @@ def hub(monkeypatch):
 
 def push(hub: Hub, source, **given):
     return push_to_hub(source, REPO, api=HfApi(endpoint=hub.url, token="x"), **given)
+
+
+METHODS = pytest.mark.parametrize("make", [tiny, tiny_latte, tiny_latte_t2v, pipeline, video_pipeline])
+
+
+@pytest.fixture
+def home(hub, monkeypatch):
+    """The hub where everybody takes it to be."""
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template.replace(constants.ENDPOINT, hub.url))
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    return hub
 
 
 def snippet(page: str, folder: Path) -> str:
@@ -320,6 +340,63 @@ def test_a_record_of_several_models_takes_the_name_of_one():
         push_to_hub(tiny(), REPO, numbers_of="tiny")
 
 
+# The methods of models and pipelines.
+
+
+@METHODS
+def test_a_method_sends_the_card_with_the_numbers_of_the_record(home, make):
+    told = {"numbers": WEIGHTS / "emoji-measured.json", "licence": "mit", "base_model": "somebody/base"}
+    make().push_to_hub(REPO, token="x", **told)
+    rows = json.loads((WEIGHTS / "emoji-measured.json").read_text())["results"]
+    held = indexed(home.header)
+    assert {way: row["measured_speedup"] for way, row in held.items()} == {
+        way: row["measured_speedup"] for way, row in rows.items()
+    }
+    assert "| N=2, branch 1, hold | 25 / 25 |" in home.page
+    assert home.tokens == {"Bearer x"}
+    by_method = dict(home.files)
+    push(home, make(), **told)
+    assert home.files == by_method
+
+
+@METHODS
+def test_the_first_arguments_of_a_method_are_those_of_diffusers(make):
+    ours, theirs = (inspect.signature(kind.push_to_hub).parameters.values() for kind in (make(), PushToHubMixin))
+    positional = [parameter for parameter in ours if parameter.kind is not parameter.KEYWORD_ONLY]
+    described = [[(p.name, p.default) for p in parameters if p.name != "self"] for parameters in (positional, theirs)]
+    assert described[0] == described[1]
+
+
+def test_a_method_takes_the_message_and_the_pull_request_of_diffusers(home):
+    tiny().push_to_hub(REPO)
+    pipeline().push_to_hub(REPO, "Better")
+    with pytest.raises(PublishError, match="403"):
+        tiny().push_to_hub(REPO, "Best", create_pr=True)
+    assert home.messages == ["Upload DiT", "Better"]
+    assert home.pull_requests == 1
+
+
+def test_a_name_alone_is_in_the_account(home):
+    pipeline(vae=PixelAutoencoder(latent_channels=1)).push_to_hub(REPO.partition("/")[2])
+    assert home.repositories == {REPO: False}
+    assert f'from_pretrained("{REPO}")' in home.page
+
+
+@pytest.mark.parametrize("make", [tiny, pipeline])
+@pytest.mark.parametrize(
+    ("wanted", "complaint"),
+    [
+        ({"safe_serialization": False}, "safe_serialization is False: pickled weights are refused .* leave it out"),
+        ({"variant": "fp16"}, "variant is 'fp16': the model card loads files without one; leave it out"),
+        ({"subfolder": "unet"}, "subfolder is 'unet': the model card is of a whole repository; leave it out"),
+    ],
+)
+def test_what_a_method_cannot_honour_is_an_error_before_anything_is_sent(home, make, wanted, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        make().push_to_hub(REPO, **wanted)
+    assert not home.repositories
+
+
 # The page that is there.
 
 
@@ -387,6 +464,16 @@ def test_private_weights_do_not_go_to_a_public_repository(hub):
     with pytest.raises(PublishError, match="is public"):
         push(hub, tiny(), private=True)
     assert not hub.files
+
+
+def test_weights_for_everybody_do_not_go_to_a_private_repository(hub):
+    push(hub, tiny(), private=True)
+    hub.files.clear()
+    with pytest.raises(PublishError, match="is private: make it public"):
+        push(hub, tiny(), private=False)
+    assert not hub.files
+    push(hub, tiny())
+    assert hub.files
 
 
 def test_a_folder_of_something_else_is_refused(hub, tmp_path):

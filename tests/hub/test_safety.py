@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skipdit.hub import CheckpointError, load_original
+from skipdit.hub import CheckpointError, load_original, load_pipeline
 from skipdit.hub.convert import convert
 from skipdit.hub.errors import (
     DamagedCheckpointError,
@@ -26,9 +26,10 @@ from skipdit.hub.errors import (
     WrongShapeError,
 )
 from skipdit.hub.folders import check_components, shard_names
+from skipdit.hub.load import load_model, load_vae
 from skipdit.hub.original import check_finite
 from tests.hub.published import tiny_hunyuan
-from tests.pipelines.tiny import tiny, tiny_latte
+from tests.pipelines.tiny import tiny, tiny_latte, tiny_vae
 
 Use = Callable[[Path], object]
 
@@ -247,6 +248,19 @@ def test_an_index_names_no_file_outside_its_folder(tmp_path, name):
     with pytest.raises(EscapingNameError, match="a bare name in its own folder is needed"):
         convert(tmp_path / "model", tmp_path / "converted", layout="diffusers")
     assert not (tmp_path / "converted").exists()
+    for use in (load_model, load_pipeline):  # whatever diffusers makes of such a name
+        with pytest.raises(EscapingNameError, match="a bare name in its own folder is needed"):
+            use(str(tmp_path / "model"))
+
+
+def test_nor_does_that_of_an_autoencoder(tmp_path):
+    tiny_vae().save_pretrained(tmp_path / "vae")
+    weights_file = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    weights_file.rename(tmp_path / "outside.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(tiny_vae().state_dict(), "../outside.safetensors")}
+    (tmp_path / "vae" / f"{weights_file.name}.index.json").write_text(json.dumps(index))
+    with pytest.raises(EscapingNameError, match=r"names '\.\./outside\.safetensors'"):
+        load_vae(tmp_path / "vae")
 
 
 @pytest.mark.parametrize(

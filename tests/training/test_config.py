@@ -1,14 +1,17 @@
 """A run as data: recipes are valid, and what cannot be is refused before anything is written."""
 
 import json
+from copy import deepcopy
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 
 from skipdit import DiT
+from skipdit.data import CaptionedDigits, MovingDigits
 from skipdit.evaluation.price import settings
 from skipdit.recipes import RECIPES
-from skipdit.training import Architecture
+from skipdit.training import Architecture, LatteT2VArchitecture
 from tests.training.tiny import tiny_run
 
 
@@ -57,3 +60,30 @@ def test_the_two_embedded_models_differ_in_their_skips_alone(tmp_path):
 def test_an_architecture_is_the_arguments_of_the_model():
     architecture = Architecture(depth=4, num_skips=1, fuse="residual")
     assert settings(architecture.build()) == settings(DiT(**asdict(architecture)))
+
+
+def captions(*, padding: float) -> CaptionedDigits:
+    """Ten captions of 2 to 4 tokens, whose channels differ in mean and spread, padded to 6 with one value."""
+    rng = torch.Generator().manual_seed(0)
+    states = 3 + torch.randn(10, 6, 8, generator=rng) * torch.linspace(0.5, 5, 8)
+    mask = (torch.arange(6) < torch.randint(2, 5, (10, 1), generator=rng)).long()
+    digits = MovingDigits(torch.zeros(1, 28, 28, dtype=torch.uint8), torch.zeros(1, dtype=torch.long), num_frames=2)
+    return CaptionedDigits(digits, states.where(mask[..., None].bool(), padding), mask, torch.zeros(6, 8))
+
+
+def test_a_fitted_text_to_video_model_sees_tokens_as_if_standardised_and_no_padding():
+    architecture = LatteT2VArchitecture(
+        patch_size=16, num_layers=2, num_attention_heads=2, attention_head_dim=8, caption_channels=8
+    )
+    fresh, dataset = architecture.build(), captions(padding=100)
+    fitted, again = deepcopy(fresh), deepcopy(fresh)
+    architecture.fit(fitted, dataset)
+    tokens = dataset.states[dataset.mask.bool()]
+    expected = fresh.caption_projection.linear_1((tokens - tokens.mean(dim=0)) / tokens.std(dim=0))
+    torch.testing.assert_close(fitted.caption_projection.linear_1(tokens), expected, rtol=1e-4, atol=1e-4)
+    architecture.fit(again, captions(padding=-7))
+    same, changed = again.state_dict(), fresh.state_dict()
+    assert all(torch.equal(value, same[name]) for name, value in fitted.state_dict().items())
+    assert {name for name, value in fitted.state_dict().items() if not torch.equal(value, changed[name])} == {
+        "caption_projection.linear_1.weight", "caption_projection.linear_1.bias"
+    }  # fmt: skip

@@ -1,6 +1,6 @@
 """The diffusers coat of Skip-Cache: one hook at the root of a model, and the mixin that puts it there.
 
-This is the one module that imports private names of diffusers.
+This is the one module that imports private names of diffusers; `skipdit.pipelines` adds names to it (decision 0018).
 """
 
 import warnings
@@ -23,7 +23,12 @@ DEFAULT_CONTEXT = CacheContext("default")
 
 
 class CacheStats(NamedTuple):
-    """What Skip-Cache did in a run: its plan ("#.#."), steps that computed and did not, bytes of trunk held at most."""
+    """What Skip-Cache did in a run: its plan ("#.#."), steps that computed and did not, and what it remembered at most.
+
+    `bytes_remembered` are those of the tensors that it keeps from one step to the next: of the steps that the forecast
+    is made of the deep features, with "residual" the shallow ones too; and what was worked out once of inputs that do
+    not change, as projected text. The inputs themselves, ControlNet's among them, are the caller's and not counted.
+    """
 
     plan: str
     full: int
@@ -32,7 +37,8 @@ class CacheStats(NamedTuple):
 
     @classmethod
     def of(cls, memory: Memory) -> "CacheStats":
-        return cls(str(memory.plan), memory.plan.full, memory.plan.cached, memory.peak_bytes)
+        once = 0 if memory.once is None else nbytes(memory.once.value)
+        return cls(str(memory.plan), memory.plan.full, memory.plan.cached, memory.peak_bytes + once)
 
 
 class Memories(StateManager):
@@ -216,6 +222,13 @@ def check_alone(module: torch.nn.Module) -> None:
     if others or hasattr(module, "_hf_hook"):
         names = ", ".join(others) or "accelerate's"
         raise RuntimeError(f"a model with a cache and other hooks ({names}) cannot be copied: remove one of them first")
+
+
+def nbytes(value: Any) -> int:
+    """Of a tensor, or of all in a tuple; of anything else 0."""
+    if isinstance(value, tuple):
+        return sum(map(nbytes, value))
+    return value.nbytes if isinstance(value, Tensor) else 0
 
 
 def one_timestep(timestep: Tensor | float) -> float:

@@ -7,12 +7,13 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from skipdit.cli.flags import Cache, check_positive, check_seed, guided_channels, parse, place
+from skipdit.cli.flags import Cache, check_positive, check_seed, guided_channels, left_out, parse, place
 from skipdit.files import write_text
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from skipdit.evaluation.compare import Result, Way
 
 UNCACHED = "uncached"
+SCHEDULER, GUIDANCE_SCALE = "ddim", 1.5  # where no recipe says
+PUBLISHED_CLASSES = 4  # all samples are one batch, which 1,000 of ImageNet cannot be
 
 
 @dataclass(frozen=True)
@@ -29,20 +32,22 @@ class Bench:
     """Draw the same noise uncached, cached and by the controls, in turns; print a table and write it as JSON."""
 
     model: tyro.conf.Positional[str]
-    """fashion-skip, moving-digits-skip, captioned-digits-skip, ..., a model or pipeline folder, or a checkpoint file"""
+    """an embedded or published model (`skipdit models`; downloaded where missing), a model or pipeline folder, or a
+    checkpoint file"""
     out: Path = Path("out/bench.json")
     classes: tuple[int, ...] = ()
-    """class ids of the samples; all classes where none is named"""
+    """class ids of the samples; where none is named all classes, of a published model the first 4"""
     prompt: tuple[str, ...] = ()
     """prompts of the samples, for a model of text"""
     num_images: int | None = None
     """how many images or videos; one for each class or prompt where it is left out"""
     seed: int = 0
-    steps: int = 50
-    scheduler: str = "ddim"
-    """ddpm, ddim, ddim-leading, dpm++, dpm++-sde, unipc, euler, euler-a, heun"""
-    guidance_scale: float = 1.5
-    guidance_channels: str = "all"
+    steps: Annotated[int | None, left_out("N", "(default: 50, or as published)")] = None
+    scheduler: Annotated[str | None, left_out("NAME", "(default: ddim, or as published)")] = None
+    """ddpm, ddim, ddim-leading, dpm++, dpm++-sde, unipc, euler, euler-a, heun; with those that draw noise at each step
+    (ddpm, dpm++-sde, euler-a) fewer steps draw other noise, so that PSNR and SSIM of that control say little"""
+    guidance_scale: Annotated[float | None, left_out("SCALE", "(default: 1.5, or as published)")] = None
+    guidance_channels: Annotated[str | None, left_out("N", "(default: all, or as published)")] = None
     vae: str | None = None
     base: str | None = None
     """folder of a text pipeline that lends its text encoder and autoencoder"""
@@ -53,7 +58,7 @@ class Bench:
     device: str = "cpu"
     compile: bool = False
     cache: Cache = field(default_factory=Cache)
-    """interval 2 and branch 1 where no flag is given"""
+    """where no flag is given interval 2 and branch 1, or as a cached run of the published model was published"""
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -68,15 +73,14 @@ def bench(config: Bench) -> dict[str, "Result"]:
     from skipdit.hub import load_pipeline
     from skipdit.pipelines import draw
 
-    check_positive(config, "steps", "repeats", *(["num_images"] if config.num_images is not None else []))
+    check_positive(config, "repeats", *(name for name in ("steps", "num_images") if getattr(config, name) is not None))
     check_seed(config.seed)
+    config = resolved(config)
     pipeline = load_pipeline(config.model, scheduler=config.scheduler, vae=config.vae, base=config.base)
-    cache = config.cache.config(task_of(pipeline)) or SkipCacheConfig()
+    cache = config.cache.config(task_of(pipeline)) or published_cache(config.model) or SkipCacheConfig()
     place(pipeline, device=config.device, dtype=config.dtype)
     sampling = Sampling(
-        subjects=draw.subjects_for(
-            pipeline, classes=config.classes, prompts=config.prompt, number=config.num_images
-        ),
+        subjects=draw.subjects_for(pipeline, classes=config.classes, prompts=config.prompt, number=config.num_images),
         guidance_scale=config.guidance_scale,
         guidance_channels=guided_channels(config.guidance_channels),
         seed=config.seed,
@@ -93,6 +97,32 @@ def bench(config: Bench) -> dict[str, "Result"]:
     print(table(results))
     write(config, cache, results)
     return results
+
+
+def resolved(config: Bench) -> Bench:
+    """What is left out is as a published model was run, else as any; says how much is downloaded first.
+
+    Raises: ValueError for a part, or a published model of text without a prompt, before anything is downloaded.
+    """
+    from skipdit.cli.tasks import TEXT, with_recipe
+    from skipdit.hub.registry import REGISTRY
+
+    known = REGISTRY.get(config.model)
+    if known is not None and known.task in TEXT and not config.prompt:
+        raise ValueError("prompts are missing for a model of text: give at least one")
+    config = with_recipe(config)
+    classes = 0 if known is None else known.config.get("num_classes", 0)
+    if not config.classes and not config.prompt and config.num_images is None:
+        config = replace(config, classes=tuple(range(min(classes, PUBLISHED_CLASSES))))
+    usual = {"scheduler": SCHEDULER, "guidance_scale": GUIDANCE_SCALE}
+    return replace(config, **{name: value for name, value in usual.items() if getattr(config, name) is None})
+
+
+def published_cache(model: str) -> "SkipCacheConfig | None":
+    """Of the published cached run of a name; None where there is none."""
+    from skipdit.hub.registry import REGISTRY
+
+    return REGISTRY[model].recipe.cache if model in REGISTRY else None
 
 
 def constants_once(pipeline: "DiffusionPipeline", steps: int) -> dict[str, "Way"]:
@@ -118,10 +148,10 @@ def name_of(cache: "SkipCacheConfig") -> str:
 
 
 def write(config: Bench, cache: "SkipCacheConfig", results: Mapping[str, "Result"]) -> None:
-    """The table as JSON, with the settings and the machine."""
+    """The table as JSON, with the settings, the machine and the date."""
     settings = asdict(config) | {"cache": cache.to_dict()}
     rows = {name: as_json(result) for name, result in results.items()}
-    document = {"settings": settings, "machine": machine(), "results": rows}
+    document = {"settings": settings, "machine": machine(), "date": date.today().isoformat(), "results": rows}
     write_text(config.out, json.dumps(document, indent=2, default=str) + "\n")
 
 

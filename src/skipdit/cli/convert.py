@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from skipdit.cli.download import announce
 from skipdit.cli.flags import left_out, parse
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ class Convert:
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
     """a published .pt, .pth or .safetensors file; a folder of ours or of diffusers' class; a pipeline folder, for its
-    transformer; an embedded model"""
+    transformer; an embedded or a published model (`skipdit models`; downloaded where missing)"""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """a new folder, or with --as original a new .pt, .pth or .safetensors file"""
     layout: Annotated[Literal["diffusers", "stock", "original"], tyro.conf.arg(name="as")] = "diffusers"
@@ -53,6 +54,8 @@ def convert(config: Convert) -> None:
     from skipdit.hub import convert as converter
 
     overrides = settings(config.set)
+    converter.check_target(config.out, config.layout, config.wrap)  # before a word of downloads
+    announce(converter.absent(config.source))
     with tqdm(desc="writing", unit="B", unit_scale=True, leave=False) as bar:
 
         def show(nbytes: int, total: int) -> None:

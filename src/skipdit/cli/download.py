@@ -1,7 +1,7 @@
 """`skipdit download NAME ...`: published models and what they need, fetched where missing, every byte hashed."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -39,11 +39,18 @@ def download(config: Download) -> None:
     lacking = absent(config)
     if config.check:
         return check(config, lacking)
-    if lacking:
-        sizes = ", ".join(f"{name} {fetching.in_words(size)}" for name, size in lacking.items())
-        print(f"to download: {sizes}; {fetching.in_words(sum(lacking.values()))} in all", file=sys.stderr)
+    announce(lacking)
     for name in config.names:
         print(f"{name}: {fetching.download(name, parts=config.parts)}")
+
+
+def announce(sizes: Mapping[str, int]) -> None:
+    """Say on stderr what is going to be downloaded, of so many bytes each; nothing where there is nothing."""
+    from skipdit.hub.download import in_words
+
+    if sizes:
+        listed = ", ".join(f"{name} {in_words(size)}" for name, size in sizes.items())
+        print(f"to download: {listed}; {in_words(sum(sizes.values()))} in all", file=sys.stderr)
 
 
 def absent(config: Download) -> dict[str, int]:

@@ -74,6 +74,14 @@ def step_list(text: str) -> tuple[int, ...]:
         raise ValueError(f"steps are {text!r}: give numbers with commas between, as 0,1,5,10") from None
 
 
+def shard_of(text: str) -> tuple[int, int]:
+    """ "0/4" as this process and how many there are."""
+    index, slash, number = text.partition("/")
+    if not (slash and index.isdecimal() and number.isdecimal() and int(index) < int(number)):
+        raise ValueError(f"shard is {text!r}: give I/N with I from 0 to N - 1, as 0/4")
+    return int(index), int(number)
+
+
 def guided_channels(text: str) -> int | str:
     if text != "all" and not text.isdigit():
         raise ValueError(f"guidance_channels is {text!r}: give a number of channels, or all")
@@ -89,6 +97,11 @@ def check_positive(config: Any, *names: str) -> None:
 def check_seed(seed: int) -> None:
     if seed < 0:
         raise ValueError(f"seed is {seed}: it must be at least 0")
+
+
+def check_tf32(*, device: str, dtype: str) -> None:
+    if device.partition(":")[0] != "cuda" or dtype != "float32":
+        raise ValueError(f"tf32 is on with device {device} and dtype {dtype}: it is for float32 on cuda, leave it out")
 
 
 def place(pipeline: DiffusionPipeline, *, device: str, dtype: str, offload: Offload = "none") -> None:

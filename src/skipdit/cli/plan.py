@@ -1,4 +1,7 @@
-"""`skipdit plan`: what a schedule does over a run and what it costs, before anything runs. Needs no weights."""
+"""`skipdit plan`: what a schedule does over a run and what it costs, before anything runs. Needs no weights.
+
+Without a cache flag it is the plan of `skipdit sample` without one: every step computes.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,6 +10,9 @@ from typing import TYPE_CHECKING
 from skipdit.cli.flags import Cache, parse
 
 if TYPE_CHECKING:
+    from skipdit.caching import Plan as Planned
+    from skipdit.caching import SkipCacheConfig
+    from skipdit.evaluation.price import Price
     from skipdit.models.base import LongSkipModel
 
 
@@ -16,12 +22,14 @@ class Plan:
 
     model: str = "DiT-XL/2"
     """DiT-XL/2, Latte-XL/2 (XL, L, B or S over 2, 4 or 8), LatteT2V, each with as many skips as there is room for, or
-    HunyuanDiT (version 1.2); an embedded model or a model folder"""
+    HunyuanDiT (version 1.2); an embedded or a published model (`skipdit models`), which is not downloaded for it; or a
+    model folder"""
     steps: int | None = None
-    """the published number where it is left out: 250 for models of classes, 50 for videos of text, 100 for images"""
+    """the published number where it is left out: that of a published model is its own, others have 250 for classes, 50
+    for videos of text and 100 for images of it"""
     scheduler: str | None = None
     """ddpm, ddim, ddim-leading, dpm++, dpm++-sde, unipc, euler, euler-a, heun; the published one
-    where it is left out: ddim-leading for videos of text, else ddpm"""
+    where it is left out: of a published model its own, else ddim-leading for videos of text, and ddpm"""
     cache: Cache = field(default_factory=Cache)
 
 
@@ -30,9 +38,7 @@ def command(arguments: Sequence[str]) -> None:
 
 
 def plan(config: Plan) -> None:
-    from skipdit import caching
     from skipdit.cli.tasks import TASKS
-    from skipdit.evaluation.price import price
     from skipdit.hub import registry
     from skipdit.hub.load import PUBLISHED, is_pipeline, locate, scheduler_for
     from skipdit.pipelines.schedulers import set_timesteps
@@ -40,24 +46,36 @@ def plan(config: Plan) -> None:
     if config.steps is not None and config.steps < 1:
         raise ValueError(f"steps is {config.steps}: a run has at least one step")
     model = model_on_meta(config.model)
-    cache = config.cache.config(TASKS[type(model)]) or caching.SkipCacheConfig()
+    cache = config.cache.config(TASKS[type(model)])
     if (known := registry.REGISTRY.get(config.model)) is not None:
         scheduler, steps, folder = known.recipe.scheduler, known.recipe.steps, None
     else:
         scheduler, steps = PUBLISHED[type(model)]
         folder = locate(config.model) if is_pipeline(locate(config.model)) else None
-    timesteps = set_timesteps(
-        scheduler_for(model, config.scheduler or scheduler, folder=folder), config.steps or steps
-    )
-    cache.check_depth(model.depth)
-    planned = caching.plan(cache.schedule, timesteps)
-    cost = price(model, branch=cache.branch)
+    timesteps = set_timesteps(scheduler_for(model, config.scheduler or scheduler, folder=folder), config.steps or steps)
+    planned, cost = priced(model, cache, timesteps)
     print(wrapped(str(planned)))
     print(f"full / cached      {planned.full} / {planned.cached} of {len(planned)} steps")
-    print(f"fresh layers       {2 * cache.branch} of {model.depth} in a cached step")
+    if cache is not None:
+        print(f"fresh layers       {2 * cache.branch} of {model.depth} in a cached step")
     print(f"layers run         {cost.layers(planned):.1%}")
     print(f"FLOPs              {cost.flops(planned) / (len(planned) * cost.full_flops):.1%}")
     print(f"predicted speed-up {cost.speedup(planned):.2f}x")
+    if cache is None:
+        print("uncached, as `skipdit sample` draws without --cache: give --cache for the published setting")
+
+
+def priced(
+    model: "LongSkipModel", cache: "SkipCacheConfig | None", timesteps: Sequence[float]
+) -> "tuple[Planned, Price]":
+    """The plan of a run and what its steps cost; without a cache nothing is kept from step to step."""
+    from skipdit import caching
+    from skipdit.evaluation.price import price
+
+    if cache is None:
+        return caching.Plan([True] * len(timesteps)), price(model, branch=0)._replace(constant_flops=0)
+    cache.check_depth(model.depth)
+    return caching.plan(cache.schedule, timesteps), price(model, branch=cache.branch)
 
 
 def model_on_meta(name: str) -> "LongSkipModel":

@@ -27,18 +27,22 @@ LEFT = re.compile(  # what a killed `write_video`, `save_png` or `write_text` le
 FREE = {  # settings that may change between a run and its continuation: no sample that is there depends on them
     "out", "num_images", "num_per_prompt", "batch_size", "device", "compile", "offload", "vae_slicing",
     "prompt", "prompts_file",  # which `prompts` speaks for
+    "shard",
 }  # fmt: skip
 
+LATER = {"class_order": "turn", "tf32": False}  # what earlier versions did, and had no name for in run.json
 
-def open_run(output: Output, record: Mapping[str, Any]) -> None:
+
+def open_run(output: Output, record: Mapping[str, Any], *, alone: bool = True) -> None:
     """Make the folder, with the settings in it, and rid it of the files that a killed process left half-written.
 
+    Not so where others write there too, since what is half-written may be theirs: then it is left to a later run.
     A folder of frames that was left so is replaced by `whole_folder`, when its sample is drawn.
     Raises: ValueError where the folder holds samples of settings that do not go on with these.
     """
     text = json.dumps(record, indent=2, default=str) + "\n"
     if holds_samples(output.folder):
-        held, asked = read_record(output.folder), json.loads(text)
+        held, asked = LATER | read_record(output.folder), json.loads(text)
         if changed := [name for name, value in asked.items() if not goes_on(name, held.get(name), value)]:
             raise ValueError(
                 f"{output.folder} holds {output.unit}s of other settings ({', '.join(changed)}): "
@@ -46,7 +50,7 @@ def open_run(output: Output, record: Mapping[str, Any]) -> None:
             )
     output.folder.mkdir(parents=True, exist_ok=True)
     for entry in output.folder.iterdir():
-        if LEFT.fullmatch(entry.name) and entry.is_file():
+        if alone and LEFT.fullmatch(entry.name) and entry.is_file():
             entry.unlink()
     write_where_new(output.folder / RECORD, text)
 

@@ -10,9 +10,10 @@ So a sample is the same whatever the batch, and more samples, copies or prompts 
 
 import csv
 import io
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from skipdit.files import distinct_names, ends_in_hash, safe_name
 from skipdit.pipelines.draw import subjects_for
 
 VBENCH_COPIES = 5
+CAPTIONS = ("caption", "prompt")  # what objects of a .json have the text under
 LONGEST_NAME = 240  # bytes; room for a suffix, or for the name aside of a folder, in the 255 of file systems
 
 Layout = Literal["plain", "vbench"]
@@ -39,7 +41,10 @@ class Wanted:
 
 def samples_of(config: Any, pipeline: DiffusionPipeline, prompts: Sequence[str], *, unit: str) -> list[Wanted]:
     """ValueError for classes of a model that has none."""
-    subjects = subjects_for(pipeline, classes=config.classes, prompts=prompts, number=config.num_images)
+    order = config.seed if config.class_order == "random" else None
+    subjects = subjects_for(pipeline, classes=config.classes, prompts=prompts, number=config.num_images, seed=order)
+    if order is not None and subjects[0] is None:
+        raise ValueError("class_order is 'random', but this model has no classes: leave it out")
     if prompts:
         return of_prompts(subjects, seed=config.seed, layout=config.layout or "plain", copies=config.num_per_prompt)
     return of_classes(subjects, seed=config.seed, unit=unit)
@@ -93,6 +98,26 @@ def vbench_names(prompts: Sequence[str]) -> list[str]:
     return [re.sub(r"-0(?=(-[0-9a-f]{12})?$)", "", name) for name in names]
 
 
+def one_a_file(config: Any) -> list[Any]:
+    """A config for each file where prompts_file is a folder, with a folder of its own in `out`; else the config.
+
+    Raises: ValueError for a folder without files of prompts, or with names that cannot be those of folders of samples.
+    """
+    folder = config.prompts_file
+    if folder is None or not folder.is_dir():
+        return [config]
+    if config.out.suffix:
+        raise ValueError(f"out is {str(config.out)!r}, but each file of {folder} gets a folder there: take a folder")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in READERS and path.name[0] != ".")
+    if not files:
+        raise ValueError(f"prompts_file is {str(folder)!r}: the folder has no {', '.join(READERS)} file, give one")
+    names = [path.stem.casefold() for path in files]
+    for path, name in zip(files, names, strict=True):
+        if "." in name or names.count(name) > 1:
+            raise ValueError(f"prompts_file {str(path)!r} needs a name without further dots, and of its own: rename it")
+    return [replace(config, prompts_file=path, out=config.out / path.stem) for path in files]
+
+
 def read_prompts(config: Any) -> list[str]:
     """The prompts of a command line or of the file that it names; none for a model of classes.
 
@@ -110,11 +135,14 @@ def read_prompts(config: Any) -> list[str]:
 
 
 def prompts_of(path: Path) -> list[str]:
-    """Of a .txt each line that is neither blank nor begins with "#", of a .csv what its column `caption` holds."""
-    if path.suffix.lower() not in (".txt", ".csv"):
-        raise ValueError(f"prompts_file is {str(path)!r}: it must end in .txt (a prompt a line) or .csv")
-    listed = captions(path) if path.suffix.lower() == ".csv" else lines(path)
-    prompts = [prompt.strip() for prompt in listed if prompt.strip()]
+    """Of a .txt each line that is neither blank nor begins with "#", of a .csv what its column `caption` holds.
+
+    Of a .json its list: texts, or objects with the text as `caption` or `prompt`.
+    """
+    read = READERS.get(path.suffix.lower())
+    if read is None:
+        raise ValueError(f"prompts_file is {str(path)!r}: it must end in .txt (a prompt a line), .csv or .json")
+    prompts = [prompt.strip() for prompt in read(path) if prompt.strip()]
     if not prompts:
         raise ValueError(f"prompts_file is {str(path)!r}: it holds no prompt, give at least one")
     return prompts
@@ -134,6 +162,26 @@ def captions(path: Path) -> list[str]:
         columns = ", ".join(reader.fieldnames or []) or "none"
         raise ValueError(f"prompts_file is {str(path)!r}: its columns are {columns}; name that of prompts `caption`")
     return [row["caption"] or "" for row in rows]
+
+
+def texts(path: Path) -> list[str]:
+    try:
+        listed = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"prompts_file is {str(path)!r}: it is no JSON ({error})") from None
+    if not isinstance(listed, list):
+        raise ValueError(f"prompts_file is {str(path)!r}: it holds a {type(listed).__name__}, a list is needed")
+    return [text_of(item, f"item {index} of prompts_file {str(path)!r}") for index, item in enumerate(listed)]
+
+
+def text_of(item: Any, where: str) -> str:
+    held = [item.get(name) for name in CAPTIONS if name in item] if isinstance(item, dict) else [item]
+    if len(held) != 1 or not isinstance(held[0], str):
+        raise ValueError(f"{where} is no prompt: it must be a text, or an object with one as {' or '.join(CAPTIONS)}")
+    return held[0]
+
+
+READERS = {".txt": lines, ".csv": captions, ".json": texts}
 
 
 def read_text(path: Path) -> str:

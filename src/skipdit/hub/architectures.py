@@ -167,7 +167,10 @@ def count(state: State, name: str) -> int:
 def square_side(tokens: int) -> int:
     side = round(tokens**0.5)
     if side * side != tokens:
-        raise ValueError(f"pos_embed has {tokens} tokens, which is no square: pass sample_size=(height, width)")
+        raise ValueError(
+            f"pos_embed has {tokens} tokens, which is no square: pass sample_size=(height, width), or"
+            " `skipdit convert IN OUT --set sample_size=H,W`"
+        )
     return side
 
 
@@ -175,11 +178,17 @@ def published_heads(blocks: int, hidden_size: int) -> int:
     for known_blocks, known_size, heads in SIZES.values():
         if (known_blocks, known_size) == (blocks, hidden_size):
             return heads
-    raise ValueError(f"{blocks} blocks at width {hidden_size} are no published size: pass num_heads")
+    raise ValueError(
+        f"{blocks} blocks at width {hidden_size} are no published size: pass num_heads, or"
+        " `skipdit convert IN OUT --set num_heads=N`"
+    )
 
 
 def published_t2v_heads(width: int) -> int:
     known_width, heads = PUBLISHED_T2V
     if width != known_width:
-        raise ValueError(f"width {width} is not the published {known_width}: pass num_attention_heads")
+        raise ValueError(
+            f"width {width} is not the published {known_width}: pass num_attention_heads, or"
+            " `skipdit convert IN OUT --set num_attention_heads=N`"
+        )
     return heads

@@ -19,14 +19,25 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DiTTransformer2DModel, HunyuanDiT2DModel, LatteTransformer3DModel
+from diffusers import DiTTransformer2DModel, HunyuanDiT2DModel, LatteTransformer3DModel, Transformer2DModel
 from torch import Tensor
 
 from skipdit.files import whole_folder
+from skipdit.hub import registry
 from skipdit.hub.architectures import Overrides
+from skipdit.hub.download import located
 from skipdit.hub.errors import CheckpointError, DamagedCheckpointError, NotFiniteError
 from skipdit.hub.folders import WEIGHTS, shard_names
-from skipdit.hub.load import MODELS, checked_class, is_pipeline, locate, model_config, read_config
+from skipdit.hub.load import (
+    MODELS,
+    checked_class,
+    checked_model,
+    is_pipeline,
+    is_stock_dit,
+    locate,
+    model_config,
+    read_config,
+)
 from skipdit.hub.names import HUNYUAN, NameMap, stock_dit
 from skipdit.hub.original import check_finite, check_fit, described, grafts, read, unwrap
 from skipdit.hub.streaming import LazyState, LazyTensor, Progress, lazily, save, unseen
@@ -106,11 +117,13 @@ def convert(
     """Rewrite a checkpoint, tensor by tensor, into a file or folder that is whole or absent.
 
     Args:
-        source: an original file, a folder of ours or of diffusers' classes, a pipeline folder, or an embedded name.
+        source: an original file, a folder of ours or of diffusers' classes, a pipeline folder, or the name of an
+            embedded or a published model, which is downloaded where it is missing.
         out: a folder for the layouts "diffusers" and "stock", a .pt, .pth or .safetensors file for "original".
         weights: "ema", "model", "module" or "state_dict"; left out, the first of them that a file has.
         dtype: "float32", "float16" or "bfloat16" for every tensor; left out, as they are.
-        arch, overrides: as in `load_original`, for a file.
+        arch, overrides: as in `load_original`, for a file; those of a published model are known, and `overrides` go
+            before them.
         upcycle: number of long skips to add to a vanilla model, so that it computes exactly the same (`fuse`
             "residual").
         wrap: the name under which an original .pt file holds its tensors; left out, it is flat.
@@ -168,9 +181,20 @@ def size_of(path: Path) -> int:
 # What lies there.
 
 
+def absent(source: str) -> dict[str, int]:
+    """The published model of a name with its bytes, about, where it is not here; ValueError for a part of one."""
+    if source not in registry.REGISTRY:
+        return {}
+    known = checked_model(registry.REGISTRY[source])
+    return {source: known.size} if located(source) is None else {}
+
+
 def read_source(
     source: str | Path, *, weights: str | None, arch: str | None, overrides: dict[str, Any], upcycle: int | None
 ) -> Source:
+    known = registry.REGISTRY.get(str(source))
+    if known is not None and checked_model(known).format == "original":
+        arch, overrides = arch or known.arch, {**known.config, **overrides}
     path = locate(str(source))
     folder = path / "transformer" if is_pipeline(path) else path
     if not folder.is_dir():
@@ -197,7 +221,7 @@ def check_overrides(overrides: Overrides, kind: type[LongSkipModel]) -> None:
 def folder_model(folder: Path) -> tuple[type, dict[str, Any]]:
     """The class that a folder names, and the arguments of a model of ours."""
     config = read_config(folder)
-    if config.get("_class_name") == DiTTransformer2DModel.__name__:
+    if is_stock_dit(config):
         return DiTTransformer2DModel, ours_of_stock_dit(config, folder)
     return checked_class(MODELS, folder), model_config(str(folder))
 
@@ -272,10 +296,13 @@ def position_table(model: DiT, dtype: torch.dtype) -> LazyTensor:
 
 
 def ours_of_stock_dit(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The arguments of `DiT` for a folder of DiTTransformer2DModel, whatever its norm_eps: published is 1e-6."""
-    defaults = {name: p.default for name, p in inspect.signature(DiTTransformer2DModel.__init__).parameters.items()}
+    """The arguments of `DiT` for a folder of DiTTransformer2DModel, whatever its norm_eps: published is 1e-6.
+
+    Folders from before diffusers 0.29 name Transformer2DModel, with settings of its other uses at their defaults.
+    """
+    defaults, unused = defaults_of(DiTTransformer2DModel), defaults_of(Transformer2DModel)
     settings = defaults | {name: value for name, value in config.items() if not name.startswith("_")}
-    unknown = sorted(settings.keys() - defaults.keys())
+    unknown = sorted(name for name in settings.keys() - defaults.keys() if (name, settings[name]) not in unused.items())
     others = [name for name, value in STOCK_DIT.items() if settings[name] != value]
     if unknown or others:
         raise CheckpointError(f"{folder / 'config.json'} sets {', '.join(unknown + others)} as no published DiT does")
@@ -291,6 +318,10 @@ def ours_of_stock_dit(config: Mapping[str, Any], folder: Path) -> dict[str, Any]
         "mlp_ratio": STOCK_DIT_RATIO,
         "num_classes": settings["num_embeds_ada_norm"],
     }
+
+
+def defaults_of(kind: type) -> dict[str, Any]:
+    return {name: parameter.default for name, parameter in inspect.signature(kind.__init__).parameters.items()}
 
 
 # What is written.

@@ -12,6 +12,7 @@ from typing import Any
 from skipdit.hub.errors import DamagedCheckpointError, EscapingNameError, UnsafeCheckpointError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+PICKLED = "diffusion_pytorch_model.bin"  # what diffusers wrote before safetensors
 LIBRARIES = ("diffusers", "transformers", "skipdit")  # whose classes parts of a pipeline may be
 
 
@@ -31,6 +32,15 @@ def shard_names(folder: Path, weights: str = WEIGHTS) -> list[str]:
         if not (folder / name).exists():
             raise DamagedCheckpointError(f"{folder} has no {name}, which {path.name} names: copy the folder again")
     return names
+
+
+def check_safetensors(folder: Path) -> None:
+    """UnsafeCheckpointError for weights that are there as a pickle alone, with the command that rewrites them."""
+    kept = any((folder / name).exists() for name in (WEIGHTS, f"{WEIGHTS}.index.json"))
+    if (folder / PICKLED).exists() and not kept:
+        raise UnsafeCheckpointError(
+            f"{folder} has its weights in {PICKLED}, a pickle: rewrite them with `skipdit convert {folder} OUT`"
+        )
 
 
 def weight_map(path: Path) -> dict[str, str]:

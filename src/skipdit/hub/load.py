@@ -17,9 +17,11 @@ from skipdit.data.text import minilm, no_progress_bar
 from skipdit.hub import registry
 from skipdit.hub.architectures import ARCHITECTURES
 from skipdit.hub.download import download, located
-from skipdit.hub.folders import check_components
+from skipdit.hub.folders import check_components, check_safetensors, shard_names
 from skipdit.hub.original import CheckpointError, check_finite, first_line, load_original
+from skipdit.hub.parts import check_parts
 from skipdit.hub.registry import Published
+from skipdit.hub.text_parts import text_encoders
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.base import LongSkipModel
 from skipdit.pipelines import ClassToImagePipeline, ClassToVideoPipeline, PixelAutoencoder
@@ -33,6 +35,9 @@ CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
 MODELS = {
     "DiT": DiT, "Latte": Latte, "LatteT2V": LatteT2V, "HunyuanDiT": HunyuanDiT,
     "LatteTransformer3DModel": LatteT2V, "HunyuanDiT2DModel": HunyuanDiT,  # diffusers' own
+}  # fmt: skip
+STOCK_DITS = {  # diffusers' own, by the settings that its config holds at least, and before it had a class of its own
+    "DiTTransformer2DModel": {}, "Transformer2DModel": {"norm_type": "ada_norm_zero"},
 }  # fmt: skip
 VAES = {
     "AutoencoderKL": AutoencoderKL,
@@ -68,11 +73,14 @@ def load_pipeline(
     vae: str | None = None,
     base: str | None = None,
     beta_end: float | None = None,
+    weights: str | None = None,
 ) -> DiffusionPipeline:
     """A pipeline from the name of an embedded or a published model, a folder, or a checkpoint file.
 
     A published model (`skipdit models`) is downloaded where it is missing, with the autoencoder or the base that it
     needs. A name is never looked for on the hub by itself.
+
+    Every part computes in float32, whatever its weights are kept in; `pipe.to(dtype)` takes all of them to another.
 
     A DiT comes as `ClassToImagePipeline`, a Latte as `ClassToVideoPipeline`; a LatteT2V and a HunyuanDiT come as
     diffusers' own `LattePipeline` and `HunyuanDiTPipeline`.
@@ -81,30 +89,34 @@ def load_pipeline(
         scheduler: a name of `skipdit.pipelines.schedulers`; it takes the place of the one in a pipeline folder, but the
             folder's betas and prediction type are kept. Left out, it is the published one: ddpm, or ddim-leading for a
             LatteT2V.
-        vae: folder of the autoencoder for a model of latents; a pipeline folder brings its own.
-        base: folder of a text pipeline (Latte-1, HunyuanDiT) that lends text encoders and autoencoder to a text model
-            that comes without. A LatteT2V trained on MiniLM's states and pixels, as the embedded ones are, needs none.
+        vae: folder or published name of the autoencoder for a model of latents; a pipeline folder brings its own.
+        base: folder or published name of a text pipeline (Latte-1, HunyuanDiT) that lends text encoders and autoencoder
+            to a text model that comes without. A LatteT2V trained on MiniLM's states and pixels, as the embedded ones
+            are, needs none.
         beta_end: of the noise that the model was trained with. Left out, it is what the pipeline folder says or, for a
             model that comes without a pipeline, the published one of its version (`published_noise`).
+        weights: which of a file that has several, as `load_model` takes it.
 
     Raises:
         ValueError: a name that is none of these, an unknown scheduler, or parts that are missing or not taken.
-        CheckpointError: what lies there is not a whole model.
-        OSError: the text encoder's package is not installed.
+        CheckpointError: what lies there is not a whole model, or not the whole of a part that it needs.
+        OSError: a package that reads text is not installed.
     """
-    if source in registry.REGISTRY:
-        parts = {role: str(locate(name)) for role, name in registry.REGISTRY[source].parts.items()}
-        vae, base = parts.get("vae") if vae is None else vae, parts.get("base") if base is None else base
-    path, model = locate(source), load_model(source)
+    known = registry.REGISTRY.get(source)
+    if known is not None:
+        check_parts(class_of(known), vae=vae, base=base)  # before anything is downloaded
+        vae, base = known.parts.get("vae") if vae is None else vae, known.parts.get("base") if base is None else base
+    path, model = locate(source), load_model(source, weights=weights)
+    check_parts(type(model), vae=vae, base=base)
     own = path if is_pipeline(path) else None
     sampler = scheduler_for(model, scheduler, folder=own, beta_end=beta_end)
     if type(model) in TEXT_PIPELINES:
-        return text_pipeline(model, sampler, base=own if base is None else Path(base), vae=vae)
+        return text_pipeline(model, sampler, base=own if base is None else locate(base), vae=vae)
     if base is not None:
         raise ValueError(f"base is {base!r}: {type(model).__name__} takes no text; give its vae alone")
     if vae is None and own is not None and (own / "vae").exists():
         vae = str(own / "vae")
-    return PIPELINES[type(model)](model, sampler, None if vae is None else load_vae(Path(vae)))
+    return PIPELINES[type(model)](model, sampler, None if vae is None else load_vae(locate(vae)))
 
 
 def scheduler_for(
@@ -140,7 +152,7 @@ def text_pipeline(
     model: LongSkipModel, sampler: SchedulerMixin, *, base: Path | None, vae: str | None
 ) -> DiffusionPipeline:
     """diffusers' own pipeline around a model, with the text encoders and the autoencoder of `base`."""
-    parts = {"transformer": model, "scheduler": sampler} | ({} if vae is None else {"vae": load_vae(Path(vae))})
+    parts = {"transformer": model, "scheduler": sampler} | ({} if vae is None else {"vae": load_vae(locate(vae))})
     module, name = TEXT_PIPELINES[type(model)]
     kind = getattr(import_module(module), name)
     if base is None:
@@ -154,8 +166,23 @@ def text_pipeline(
     if "requires_safety_checker" in arguments(kind) and not any(index.get("safety_checker") or ()):
         parts["requires_safety_checker"] = False
     bars = no_progress_bars() if base == embedded_folder(base.name) else nullcontext()
-    with warnings_off(), bars:  # warnings of classes that are not those in the folder, which is the point
-        return kind.from_pretrained(base, local_files_only=True, **parts)
+    with bars:
+        parts |= text_encoders(base, index, arguments(kind))
+        if vae is None:
+            parts["vae"] = load_vae(base / "vae")
+        return assembled(kind, base, parts)
+
+
+def assembled(kind: type[DiffusionPipeline], base: Path, parts: Mapping[str, Any]) -> DiffusionPipeline:
+    """The pipeline of a folder around `parts`, with the rest, which has no weights but a safety checker's, from there.
+
+    diffusers warns of classes that are not those in the folder, which is the point.
+    """
+    try:
+        with warnings_off():
+            return kind.from_pretrained(base, local_files_only=True, **parts)
+    except Exception as error:  # whatever diffusers and transformers make of a broken folder
+        raise CheckpointError(f"{base} does not hold a whole {kind.__name__}: {first_line(error)}") from None
 
 
 def reading_minilm(model: LongSkipModel) -> dict[str, Any]:
@@ -179,26 +206,36 @@ def is_pipeline(path: Path) -> bool:
     return (path / "model_index.json").exists()
 
 
-def load_model(source: str) -> LongSkipModel:
+def load_model(source: str, *, weights: str | None = None) -> LongSkipModel:
     """The model alone, by the same names, of the class that its config or its tensors tell; float32, in eval mode.
 
+    `weights` are which of a file that has several: "ema" where there are any, else the first of "model", "module" and
+    "state_dict".
+
     Raises:
-        ValueError: a name that is none of these.
+        ValueError: a name that is none of these, or weights that are not there.
         CheckpointError: what lies there is not a whole model.
     """
     known = None if source not in registry.REGISTRY else checked_model(registry.REGISTRY[source])
     path = locate(source)
     if known is not None and known.format == "original":
-        return load_original(path, arch=known.arch, **known.config).float()
+        return load_original(path, arch=known.arch, weights=weights, **known.config).float()
     folder = path / "transformer" if is_pipeline(path) else path
     if is_pipeline(path) or (folder / "config.json").exists():
+        check_one_set(source, weights)
+        check_safetensors(folder)
         return whole(MODELS, folder).float().eval()
     if path.suffix in CHECKPOINT_SUFFIXES and path.exists():
-        return load_original(path).float()
+        return load_original(path, weights=weights).float()
     raise ValueError(
         f"unknown model {source!r}: take one of {', '.join(EMBEDDED)}, a published one (`skipdit models`), a folder"
         f" with config.json or model_index.json, or a {', '.join(CHECKPOINT_SUFFIXES)} file"
     )
+
+
+def check_one_set(source: str, weights: str | None) -> None:
+    if weights is not None:
+        raise ValueError(f"weights is {weights!r}, but {source} is a folder, which holds one set: leave it out")
 
 
 def checked_model(entry: Published) -> Published:
@@ -247,6 +284,7 @@ def load_vae(path: Path) -> AutoencoderKL:
 def whole(kinds: Mapping[str, type], path: Path):
     """A model of one of `kinds`, but with an error where diffusers warns and draws missing weights at random."""
     kind = checked_class(kinds, path)
+    shard_names(path)  # which not every diffusers checks
     try:
         with warnings_off():
             model, keys = kind.from_pretrained(
@@ -266,12 +304,20 @@ def checked_class(kinds: Mapping[str, type], path: Path) -> type:
     """The class that a folder's config names, by the names of `kinds`, where it knows every other setting there."""
     config = read_config(path)
     if (found := config.get("_class_name")) not in kinds:
-        raise CheckpointError(f"{path} holds a {found}: a {' or '.join(kinds)} is needed")
+        convertible = "DiT" in kinds and is_stock_dit(config)
+        remedy = f"rewrite it with `skipdit convert {path} OUT`" if convertible else f"a {' or '.join(kinds)} is needed"
+        raise CheckpointError(f"{path} holds a {found}: {remedy}")
     known = arguments(kinds[found])
     settings = (item for item in config.items() if item not in INERT.items())
     if unknown := [name for name, _ in settings if name not in known and not name.startswith("_")]:
         raise CheckpointError(f"{path / 'config.json'} sets {', '.join(unknown)}, unknown to {kinds[found].__name__}")
     return kinds[found]
+
+
+def is_stock_dit(config: Mapping[str, Any]) -> bool:
+    """Whether it is of diffusers' DiT, whose tensors have names that `skipdit convert` knows and no class of ours."""
+    least = STOCK_DITS.get(config.get("_class_name"))
+    return least is not None and config.items() >= least.items()
 
 
 def arguments(kind: type) -> set[str]:

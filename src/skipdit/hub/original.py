@@ -45,7 +45,7 @@ ZIP = b"PK"
 
 
 def load_original(
-    source: str | Path | Mapping[str, Any], *, arch: str | None = None, **overrides: Any
+    source: str | Path | Mapping[str, Any], *, arch: str | None = None, weights: str | None = None, **overrides: Any
 ) -> LongSkipModel:
     """A model from a checkpoint in a published format, in eval mode.
 
@@ -54,6 +54,8 @@ def load_original(
             DeepSpeed) or "state_dict".
         arch: "dit", "latte", "latte-t2v", "hunyuan" or, a HunyuanDiT under diffusers' names, "hunyuan-diffusers"; read
             off the tensors where it is left out.
+        weights: "ema", "model", "module" or "state_dict", of a file that has several; the first of these that there is
+            where they are left out.
         overrides: arguments of the model that tensors cannot tell, such as num_heads of an unpublished width
             (num_attention_heads of a LatteT2V), sample_size of a rectangle, sample_size and video_length of a LatteT2V
             that is not the published one (64 and 16), sample_size and prediction_type of such a HunyuanDiT (128 and
@@ -64,12 +66,12 @@ def load_original(
     be told from ours by its tensors and is not supported: no error says so.
 
     Raises:
-        ValueError: unknown `arch`, or an argument that is missing or out of bounds.
+        ValueError: unknown `arch`, `weights` that are not there, or an argument that is missing or out of bounds.
         CheckpointError: by its classes in `skipdit.hub.errors`: a file that is damaged, empty or wants to run code, is
             of no known architecture, has keys and shapes that do not fit, or weights that are no finite numbers.
     """
     checkpoint = copied(source) if isinstance(source, Mapping) else read(Path(source))
-    _, state = unwrap(checkpoint)
+    _, state = unwrap(checkpoint, weights)
     kind, config, state = described(state, arch, overrides)
     with parameters_on_meta():
         model = kind.model(**config)

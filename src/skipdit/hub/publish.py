@@ -33,28 +33,34 @@ def push_to_hub(
     numbers_of: str | None = None,
     licence: str | None = None,
     base_model: str | None = None,
-    private: bool = False,
+    private: bool | None = None,
+    commit_message: str | None = None,
+    create_pr: bool = False,
     api: HfApi | None = None,
 ) -> CommitInfo:
     """Upload a model, a pipeline around one or the folder of either, with a page (`skipdit.hub.card`) as README.md.
 
     A page that is there, in the folder or else in the repository, is kept where nothing is given that it would have to
     say. The page written for a folder lies in it afterwards, so that it can be completed by hand and sent again.
-    diffusers' method of the same name sends a page that says next to nothing, or keeps the repository's.
+    The methods `push_to_hub` of our models and pipelines do the same; that of diffusers' own pipelines (LattePipeline,
+    HunyuanDiTPipeline) sends a page that says next to nothing, or keeps the repository's.
 
     Args:
-        repo_id: "you/name"; the repository is made where there is none.
+        repo_id: "you/name", or "name" alone in your account; the repository is made where there is none.
         numbers: JSON file that `skipdit bench` or a script of benchmarks/ wrote; without, the page says that none were
             measured.
         numbers_of: which model of that file, where it has several.
         licence: as the hub abbreviates it, "apache-2.0".
         base_model: repository on the hub from whose weights these were made.
-        private: of a new repository; one that is there must be private already.
+        private: of a new repository; one that is there must be so already. Left out, the account decides.
+        commit_message: "Upload" and the name of the class where it is left out.
+        create_pr: open a pull request, in the place of a commit.
         api: another endpoint or token than the machine's own.
 
     Raises:
         ValueError: a folder that holds neither, numbers that are no record, or a page in the folder that would be lost.
-        PublishError: no login, no right to write, no connection, or a public repository for private weights.
+        PublishError: no login, no right to write, no connection, or a public repository for private weights, or the
+            other way round.
     """
     api = HfApi() if api is None else api
     told = {"numbers": numbers, "numbers_of": numbers_of, "licence": licence, "base_model": base_model}
@@ -65,13 +71,29 @@ def push_to_hub(
         page = folder / PAGE
         if page.exists() and given:
             raise ValueError(f"{page} would be replaced: move it away, or leave {', '.join(given)} out")
-        made = None if page.exists() else page_of(folder, repo_id, **told)
+        kept = page.exists()
+        if not kept:
+            page_of(folder, repo_id, **told)  # what it cannot say is better known before anything is sent
         with explained(repo_id):
-            open_repository(api, repo_id, private=private)
-            if made is not None and (given or not api.file_exists(repo_id, PAGE)):
-                made.save(page)
-            message = f"Upload {class_name(folder)}"
-            return api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
+            repo_id = open_repository(api, repo_id, private=private)
+            if not kept and (given or not api.file_exists(repo_id, PAGE)):
+                page_of(folder, repo_id, **told).save(page)
+            message = f"Upload {class_name(folder)}" if commit_message is None else commit_message
+            return api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message, create_pr=create_pr)
+
+
+def check_honoured(*, safe_serialization: bool, variant: str | None, subfolder: str | None) -> None:
+    """ValueError for an argument of diffusers' method that a repository with our page cannot have."""
+    faults = {
+        f"safe_serialization is {safe_serialization}: pickled weights are refused wherever they are loaded": (
+            not safe_serialization
+        ),
+        f"variant is {variant!r}: the model card loads files without one": variant is not None,
+        f"subfolder is {subfolder!r}: the model card is of a whole repository": subfolder is not None,
+    }
+    for fault, is_so in faults.items():
+        if is_so:
+            raise ValueError(f"{fault}; leave it out, or save a folder and send it with `hf upload`")
 
 
 @contextmanager
@@ -121,11 +143,14 @@ def class_name(folder: Path) -> str:
     return read_config(folder, "model_index.json" if is_pipeline(folder) else "config.json")["_class_name"]
 
 
-def open_repository(api: HfApi, repo_id: str, *, private: bool) -> None:
-    """Make it where there is none. The hub leaves one that is there as public as it is."""
-    api.create_repo(repo_id, private=private, exist_ok=True)
-    if private and not api.repo_info(repo_id).private:
-        raise PublishError(f"{repo_id} is public: make it private on its page, or take another name")
+def open_repository(api: HfApi, repo_id: str, *, private: bool | None) -> str:
+    """Make it where there is none; returns its full name. The hub leaves one that is there as public as it is."""
+    made = api.create_repo(repo_id, private=private, exist_ok=True)
+    repo_id = repo_id if "/" in repo_id else made.repo_id
+    if private is not None and api.repo_info(repo_id).private != private:
+        found, wanted = ("public", "private") if private else ("private", "public")
+        raise PublishError(f"{repo_id} is {found}: make it {wanted} on its page, or take another name")
+    return repo_id
 
 
 @contextmanager

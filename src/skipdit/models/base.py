@@ -1,9 +1,12 @@
 """What every model of the package shares: the three rooms of `nn`, as a diffusers model that can be cached."""
 
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
+from huggingface_hub import CommitInfo, HfApi
 from torch import Tensor
 
 from skipdit.caching.hook import SkipCacheMixin
@@ -11,7 +14,48 @@ from skipdit.nn.rooms import LongSkipTransformer, Rooms
 from skipdit.nn.skips import fuse_skip
 
 
-class LongSkipModel(LongSkipTransformer, SkipCacheMixin, ModelMixin, ConfigMixin):
+class PublishedWithCard:
+    """diffusers' `push_to_hub`, but with the model card of `skipdit.hub` in the place of a nearly empty one."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        subfolder: str | None = None,
+        *,
+        numbers: Path | str | None = None,
+        numbers_of: str | None = None,
+        licence: str | None = None,
+        base_model: str | None = None,
+    ) -> CommitInfo:
+        """Upload with a model card: what it is, how to draw with it, and what was measured of it.
+
+        Arguments behind the * and errors are those of `skipdit.hub.push_to_hub`, the others are diffusers' own.
+
+        Args:
+            repo_id: "you/name", or "name" alone in your account.
+            private: of a new repository; left out, as the account makes them.
+            safe_serialization, variant, subfolder: cannot be honoured, so that they are errors.
+            numbers: JSON file that `skipdit bench` or a script of benchmarks/ wrote.
+            numbers_of: which model of that file, where it has several.
+            licence: as the hub abbreviates it, "apache-2.0".
+            base_model: repository on the hub from whose weights these were made.
+        """
+        # By its name: that room is built upon this one, and no import leads back.
+        publish = import_module("skipdit.hub.publish")
+        publish.check_honoured(safe_serialization=safe_serialization, variant=variant, subfolder=subfolder)
+        return publish.push_to_hub(
+            self, repo_id, numbers=numbers, numbers_of=numbers_of, licence=licence, base_model=base_model,
+            private=private, commit_message=commit_message, create_pr=create_pr, api=HfApi(token=token),
+        )  # fmt: skip
+
+
+class LongSkipModel(PublishedWithCard, LongSkipTransformer, SkipCacheMixin, ModelMixin, ConfigMixin):
     """A long-skip transformer that saves, loads, caches, offloads, compiles and checkpoints like a diffusers model."""
 
     _supports_gradient_checkpointing = True

@@ -41,7 +41,12 @@ class WithOurPipelines(type(diffusers)):
     """diffusers with these pipelines among its own."""
 
     def __getattr__(self, name: str) -> Any:
-        return placed(name) if name in PLACES else super().__getattr__(name)
+        if name in PLACES:
+            return placed(name)
+        try:
+            return super().__getattr__(name)
+        except AttributeError:  # of `super` too, where diffusers was told to import all of itself at once
+            raise AttributeError(f"module 'diffusers' has no attribute {name!r}") from None
 
 
 diffusers.__class__ = WithOurPipelines

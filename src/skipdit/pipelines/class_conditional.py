@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from skipdit.diffusion import guided
 from skipdit.models.adaln import AdaLNTransformer
+from skipdit.models.base import PublishedWithCard
 from skipdit.pipelines.schedulers import set_timesteps
 
 LEARNED_VARIANCES = ("learned", "learned_range")
@@ -53,7 +54,7 @@ class Guidance:
         return self.scale != 1
 
 
-class ClassConditionalPipeline(DiffusionPipeline):
+class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
     """Sampling with a model of classes; its heirs say what they draw, which `unit` names in errors."""
 
     model_cpu_offload_seq = "transformer->vae"

@@ -21,7 +21,9 @@ from skipdit.models.checks import check_at_least_one, check_frames
 from skipdit.pipelines.class_conditional import Channels, ClassConditionalPipeline
 from skipdit.pipelines.class_to_image import ClassToImagePipeline
 from skipdit.pipelines.class_to_video import ClassToVideoPipeline
+from skipdit.randomness import generator
 
+OF_SUBJECTS = 1  # behind (seed, i), where NumPy pads the key of the noise with 0
 OnCall = Callable[[], None] | None
 Subjects = Sequence[int] | Sequence[str] | Sequence[None]
 
@@ -38,6 +40,7 @@ class Settings:
     num_frames: int | None = None
     negative_prompt: str = ""
     decode_chunk_size: int = 14
+    original_size: tuple[int, int] | None = None
 
 
 @singledispatch
@@ -222,10 +225,16 @@ def check_lengths(count: Callable[[str], int], texts: dict[str, Sequence[str]], 
 
 
 def subjects_for(
-    pipeline: DiffusionPipeline, *, classes: Sequence[int], prompts: Sequence[str], number: int | None
+    pipeline: DiffusionPipeline,
+    *,
+    classes: Sequence[int],
+    prompts: Sequence[str],
+    number: int | None,
+    seed: int | None = None,
 ) -> Subjects:
     """As many subjects as asked for, those named in turn: all classes where a model has some and none is named.
 
+    With a seed they are drawn at random instead, subject i by (seed, i) alone.
     Raises: ValueError for prompts that a model of classes cannot read, and the other way round.
     """
     num_classes = pipeline.transformer.config.get("num_classes")  # None: a model of text
@@ -236,7 +245,15 @@ def subjects_for(
     if num_classes is None and not prompts:
         raise ValueError("prompts are missing for a model of text: give at least one")
     named = prompts or classes or range(num_classes) or (None,)
-    return tuple(named[index % len(named)] for index in range(len(named) if number is None else number))
+    positions = range(len(named) if number is None else number)
+    if seed is None:
+        return tuple(named[index % len(named)] for index in positions)
+    return tuple(named[at_random(len(named), seed, index)] for index in positions)
+
+
+def at_random(number: int, seed: int, index: int) -> int:
+    """One of `number`, by a stream that is not the one of the noise of (seed, index)."""
+    return int(torch.randint(number, (), generator=generator(seed, index, OF_SUBJECTS)))
 
 
 def text_tokens(pipeline: DiffusionPipeline, prompts: Subjects) -> int | None:

@@ -25,6 +25,8 @@ from skipdit.pipelines.draw import (
 with quiet_transformers():
     from diffusers import HunyuanDiTPipeline
 
+ORIGINAL_SIZE = (1024, 1024)  # diffusers' own
+
 draw.register(HunyuanDiTPipeline, draw_texts)
 
 
@@ -42,6 +44,7 @@ def draw_images_of_text(pipeline: HunyuanDiTPipeline, prompt, noise, settings, o
         num_inference_steps=settings.steps,
         height=height,
         width=width,
+        original_size=settings.original_size or ORIGINAL_SIZE,
         use_resolution_binning=False,
         generator=noise,
         output_type="latent",
@@ -75,6 +78,17 @@ def check_texts_of_images(pipeline: HunyuanDiTPipeline, subjects, settings) -> N
     check_text_guidance(settings)
     check_text_size(pipeline, settings, multiple_of=16)
     check_text_latents(pipeline)
+    check_original_size(pipeline, settings.original_size)
     longest_text = pipeline.transformer.config.text_len_t5
     texts = told(subjects, settings)
     check_lengths(lambda prompt: len(pipeline.tokenizer_2(prompt).input_ids), texts, at_most=longest_text)
+
+
+def check_original_size(pipeline: HunyuanDiTPipeline, size: tuple[int, int] | None) -> None:
+    """Models up to version 1.1 are told of which size a picture was before it was scaled."""
+    if size is None:
+        return
+    if not pipeline.transformer.config.use_style_cond_and_image_meta_size:
+        raise ValueError(f"original_size is {size}, of which a model of version 1.2 is not told: leave it out")
+    if min(size) < 1:
+        raise ValueError(f"original_size is {size}: both sides must be at least 1")

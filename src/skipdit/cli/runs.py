@@ -1,0 +1,159 @@
+"""A run of `skipdit sample`: prepared, so that nothing is left to refuse; drawn, from where it stopped; finished.
+
+    Sample  ->  one Run, or one for each file of a folder of prompts  ->  samples that are missing  ->  what --out names
+
+A run may be a shard, that is every N-th sample: N processes draw into one folder, and none of them counts on what the
+others have written. What is made of all samples (manifest, grid, .npz, video) is made by a run that is no shard.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from tqdm import tqdm
+
+from skipdit.caching import Plan, SkipCacheConfig
+from skipdit.cli import outputs, records, tasks, wanted
+from skipdit.cli.flags import place, shard_of, spare_memory
+from skipdit.cli.outputs import Output
+from skipdit.cli.wanted import Wanted
+from skipdit.evaluation.compare import Way, plan_of
+from skipdit.hub import load_pipeline
+from skipdit.hub.load import published_scheduler
+from skipdit.hub.lora import load_lora
+from skipdit.pipelines.draw import Settings, draw
+from skipdit.randomness import generator
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is drawn, with what and to where: all of it checked, none of it begun.
+
+    The runs of one command share a pipeline.
+    """
+
+    config: Any
+    pipeline: DiffusionPipeline
+    samples: list[Wanted]
+    settings: Settings
+    output: Output
+    cache: SkipCacheConfig | None
+    plan: Plan
+    prompts: list[str]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The settings as they are resolved, for run.json."""
+        resolved = {
+            "layout": (self.config.layout or "plain") if self.prompts else None,
+            "prompts": self.prompts or None,
+            "format": self.output.suffix,
+            "fps": self.output.fps,
+            "cache": self.cache and self.cache.to_dict(),
+            "plan": str(self.plan),
+        }
+        return asdict(self.config) | asdict(self.settings) | resolved
+
+    @property
+    def share(self) -> list[Wanted]:
+        """The samples that this process draws: all, or every N-th."""
+        if self.config.shard is None:
+            return self.samples
+        index, number = shard_of(self.config.shard)
+        return self.samples[index::number]
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What a manifest says of each sample."""
+        config = self.config
+        return {
+            "plan": self.plan, "steps": config.steps, "scheduler": config.scheduler,
+            "guidance_scale": self.settings.guidance_scale,
+        }  # fmt: skip
+
+
+def prepared(config: Any) -> list[Run]:
+    """Load the model and refuse what it cannot do, before anything is drawn or written."""
+    config = tasks.with_recipe(config)
+    asked = [(each, wanted.read_prompts(each)) for each in wanted.one_a_file(config)]
+    pipeline = load_pipeline(
+        config.model, scheduler=config.scheduler, vae=config.vae, base=config.base, beta_end=config.beta_end,
+        weights=config.weights,
+    )  # fmt: skip
+    scheduler = config.scheduler or published_scheduler(pipeline.transformer)
+    runs = [run_of(replace(each, scheduler=scheduler), pipeline, prompts) for each, prompts in asked]
+    if config.lora is not None:
+        load_lora(pipeline.transformer, config.lora, scale=config.lora_scale)
+    spare_memory(pipeline, slicing=config.vae_slicing, tiling=config.vae_tiling)
+    place(pipeline, device=config.device, dtype=config.dtype, offload=config.offload)
+    if config.tf32:
+        torch.set_float32_matmul_precision("high")
+    pipeline.set_progress_bar_config(disable=True)
+    return runs
+
+
+def run_of(config: Any, pipeline: DiffusionPipeline, prompts: list[str]) -> Run:
+    """ValueError for what the model cannot do."""
+    cache = config.cache.config(tasks.task_of(pipeline))
+    unit = tasks.check_flags(config, pipeline)
+    output = outputs.output_of(config, unit)
+    samples = wanted.samples_of(config, pipeline, prompts, unit=unit)
+    settings = tasks.settings_of(config, pipeline)
+    tasks.check_run(config, pipeline, [sample.subject for sample in samples], settings)
+    outputs.check_output(output, samples)
+    return Run(config, pipeline, samples, settings, output, cache, plan_of(pipeline, Way(config.steps, cache)), prompts)
+
+
+def begin(run: Run) -> None:
+    """Make the folder; what a killed process left there half-written may be that of another shard."""
+    records.open_run(run.output, run.record, alone=run.config.shard is None)
+
+
+def draw_missing(run: Run) -> float:
+    """Draw the samples that are not there yet; returns the seconds."""
+    missing = [sample for sample in run.share if not run.output.path(sample).exists()]
+    batches, unit = list(batches_of(missing, run.config.batch_size)), run.output.unit
+    start = time.perf_counter()
+    try:
+        write_manifest(run)
+        with tqdm(total=len(batches) * len(run.plan), desc=f"drawing {len(missing)} {unit}s", unit="step") as bar:
+            for batch in batches:
+                draw_batch(run, batch, on_step=bar.update)
+                write_manifest(run)
+    except (KeyboardInterrupt, OSError, torch.OutOfMemoryError) as stop:
+        with suppress(OSError):
+            write_manifest(run)
+        done = f"{len(run.output.done(run.share))} of {len(run.share)} {unit}s are in {run.output.folder}"
+        raise type(stop)(f"{str(stop) or 'interrupted'}; {done}, and the same command draws the rest") from stop
+    return time.perf_counter() - start
+
+
+def write_manifest(run: Run) -> None:
+    if run.config.shard is None:
+        records.write_manifest(run.output, run.samples, run.columns)
+
+
+def batches_of(samples: Sequence[Wanted], size: int) -> Iterator[list[Wanted]]:
+    """At most `size` samples each, and of one prompt where there are prompts."""
+    for _, group in groupby(samples, key=lambda sample: sample.subject if isinstance(sample.subject, str) else None):
+        alike = list(group)
+        yield from (alike[first : first + size] for first in range(0, len(alike), size))
+
+
+def draw_batch(run: Run, batch: Sequence[Wanted], *, on_step: Callable[[], Any]) -> None:
+    noise = [generator(*sample.key) for sample in batch]
+    drawn = draw(run.pipeline, [sample.subject for sample in batch], noise, run.settings, on_step)
+    for sample, pixels in zip(batch, drawn, strict=True):
+        run.output.write(sample, pixels)
+
+
+def finish(run: Run) -> str:
+    """Make of the samples what was asked for, unless they are a shard of it; returns what there is, in words."""
+    if run.config.shard is None:
+        return outputs.finish(run.output, run.samples)
+    return f"{len(run.share)} of {len(run.samples)} {run.output.unit}s (shard {run.config.shard})"

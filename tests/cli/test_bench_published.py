@@ -1,0 +1,145 @@
+"""`bench`, `convert` and `plan` of a published NAME, from a server on loopback: announced, downloaded, as published."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+
+from skipdit import DiT
+from skipdit.hub import registry
+from skipdit.hub.load import load_model
+from tests.hub.loopback import serving
+from tests.models.subject import assert_equal, randomised
+
+CONFIG = {
+    "sample_size": 12, "num_classes": 6, "num_heads": 2, "num_skips": 1, "patch_size": 4, "in_channels": 1,
+    "hidden_size": 16, "depth": 4, "prediction_type": "v_prediction",
+}  # fmt: skip
+CACHE = {"interval": 3, "branch": 1, "window": [20, 1000]}
+RECIPE = {"scheduler": "ddpm", "steps": 6, "guidance_scale": 2.0, "guidance_channels": 1, "size": [12, 12]}
+ANNOUNCED = "to download: tiny-skip 40 kB; 40 kB in all"
+ONCE = "--repeats 1 --warmup 0"
+
+
+def entries(url: str) -> dict:
+    common = {"bytes": 40_000, "bytes_from": "computed", "licence": "none", "format": "original"}
+    model = {"task": "class-to-image", "arch": "dit", "config": CONFIG, **common}
+    return {
+        "tiny-skip": {
+            "title": "a DiT", "source": {"url": f"{url}/files/tiny.pt"}, "recipe": {**RECIPE, "cache": CACHE}, **model
+        },
+        "tiny-uncached": {"title": "a DiT", "source": {"url": f"{url}/files/tiny.pt"}, "recipe": RECIPE, **model},
+        "tiny-text": {
+            "title": "a LatteT2V", "source": {"url": f"{url}/files/text.pt"}, "recipe": RECIPE, **model,
+            "task": "text-to-video", "arch": "latte-t2v", "config": {},
+        },
+        "tiny-part": {"title": "a part", "task": "part", "source": {"url": f"{url}/files/part.pt"}, **common},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A registry, its server, and the model there."""
+    model = randomised(DiT(**CONFIG)).eval()
+    torch.save({"ema": model.state_dict()}, tmp_path / "tiny.pt")
+    with serving() as server:
+        (tmp_path / "registry.json").write_text(json.dumps(entries(server.url)))
+        monkeypatch.setattr(registry, "REGISTRY", registry.read(tmp_path / "registry.json"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("SKIPDIT_CACHE", str(tmp_path / "cache"))
+        server.files["tiny.pt"] = (tmp_path / "tiny.pt").read_bytes()
+        yield server, model
+
+
+def bench(skipdit, line: str) -> dict:
+    said = skipdit(f"bench {line} {ONCE} --out bench.json")
+    assert said.code == 0, said.err
+    return json.loads(Path("bench.json").read_text())
+
+
+def test_a_bench_says_how_much_it_downloads(skipdit, published):
+    for number, expected in enumerate((True, False)):
+        said = skipdit(f"bench tiny-skip --steps 4 {ONCE} --out {number}.json")
+        assert said.code == 0, said.err
+        assert (ANNOUNCED in said.err) == expected
+
+
+def test_a_bench_runs_as_published_where_nothing_else_is_said(skipdit, published):
+    document = bench(skipdit, "tiny-skip")
+    settings = document["settings"]
+    expected = {**RECIPE, "guidance_channels": "1", "classes": [0, 1, 2, 3]}
+    assert settings.items() >= {name: value for name, value in expected.items() if name != "size"}.items()
+    assert settings["cache"].items() >= CACHE.items()
+    assert document["results"]["uncached"]["plan"] == "######"
+    assert document["results"]["N=3, branch 1, hold"]["plan"] == "#..#.."
+
+
+def test_what_is_given_to_a_bench_goes_before_what_was_published(skipdit, published):
+    document = bench(
+        skipdit, "tiny-skip --steps 4 --scheduler ddim --guidance-scale 1 --classes 5 --cache.interval 2"
+    )  # fmt: skip
+    expected = {"steps": 4, "scheduler": "ddim", "guidance_scale": 1.0, "guidance_channels": "all", "classes": [5]}
+    assert document["settings"].items() >= expected.items()
+    assert document["settings"]["cache"]["interval"] == 2
+    assert document["settings"]["cache"]["window"] is None
+
+
+def test_without_a_published_cache_a_bench_measures_every_second_step(skipdit, published):
+    assert bench(skipdit, "tiny-uncached --num-images 1")["settings"]["cache"]["interval"] == 2
+
+
+def test_what_lies_in_a_folder_is_measured_as_ever(skipdit, published):
+    _, model = published
+    model.save_pretrained("model")
+    document = bench(skipdit, "model --steps 4")
+    expected = {"scheduler": "ddim", "guidance_scale": 1.5, "guidance_channels": "all", "classes": []}
+    assert document["settings"].items() >= expected.items()
+    assert skipdit(f"bench model {ONCE} --steps 0").complaint == "steps is 0: it must be at least 1"
+
+
+def test_a_name_is_converted_as_the_registry_knows_it_after_saying_how_much(skipdit, published):
+    """Its heads, size and prediction type stand in no tensor."""
+    server, model = published
+    for out, expected in (("first", True), ("second", False)):
+        said = skipdit(f"convert tiny-skip {out}")
+        assert said.code == 0, said.err
+        assert (ANNOUNCED in said.err) == expected
+        again = load_model(out)
+        assert {name: again.config[name] for name in CONFIG} == CONFIG
+        assert_equal(list(again.state_dict().values()), list(model.state_dict().values()))
+    assert len(server.got("tiny.pt")) == 1
+
+
+def test_a_setting_that_is_given_goes_before_that_of_the_registry(skipdit, published):
+    assert skipdit("convert tiny-skip model --set prediction_type=sample").code == 0
+    assert load_model("model").config.prediction_type == "sample"
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("convert tiny-part model", "tiny-part is a part, a part: take a model of `skipdit models`"),
+        ("convert tiny-skip model --as original", "model must end in .pt, .pth or .safetensors for the"),
+        ("convert tiny-skip model --set heads", "set is 'heads': give NAME=VALUE, each name once, as num_heads=8 or "),
+        ("bench tiny-part", "tiny-part is a part, a part: take a model of `skipdit models`"),
+        ("bench tiny-text", "prompts are missing for a model of text: give at least one"),
+        ("bench tiny-skip --vae tiny-skip", "vae is 'tiny-skip' (a DiT), which is none for a DiT: "),
+    ],
+)
+def test_what_cannot_be_is_known_before_anything_is_downloaded(skipdit, published, line, complaint):
+    server, _ = published
+    said = skipdit(line)
+    assert said.code == 2
+    assert said.complaint.startswith(complaint)
+    assert "to download" not in said.err
+    assert not server.asked
+
+
+def test_a_plan_of_a_name_is_that_of_its_sample(skipdit, published):
+    """Without a cache as with one; the numbers of steps are those of the recipe."""
+    for flags, expected in (("", "######"), ("--cache.interval 2", "#.#.#.")):
+        assert expected in skipdit(f"plan --model tiny-skip {flags}").out.splitlines()
+        assert skipdit(f"sample tiny-skip --classes 1 --out {len(flags)}.png {flags}").code == 0
+        assert json.loads(Path(f"{len(flags)}.json").read_text())["plan"] == expected
