@@ -31,9 +31,13 @@ def entries(url: str) -> dict:
             "title": "a DiT", "source": {"url": f"{url}/files/tiny.pt"}, "recipe": {**RECIPE, "cache": CACHE}, **model
         },
         "tiny-uncached": {"title": "a DiT", "source": {"url": f"{url}/files/tiny.pt"}, "recipe": RECIPE, **model},
+        "tiny-small": {
+            "title": "a DiT", "source": {"url": f"{url}/files/small.pt"}, "recipe": RECIPE, **model,
+            "config": CONFIG | {"sample_size": 8},
+        },
         "tiny-text": {
             "title": "a LatteT2V", "source": {"url": f"{url}/files/text.pt"}, "recipe": RECIPE, **model,
-            "task": "text-to-video", "arch": "latte-t2v", "config": {},
+            "task": "text-to-video", "arch": "latte-t2v", "config": {}, "parts": {"base": "tiny-part"},
         },
         "tiny-part": {"title": "a part", "task": "part", "source": {"url": f"{url}/files/part.pt"}, **common},
     }  # fmt: skip
@@ -125,6 +129,13 @@ def test_a_setting_that_is_given_goes_before_that_of_the_registry(skipdit, publi
         ("convert tiny-skip model --set heads", "set is 'heads': give NAME=VALUE, each name once, as num_heads=8 or "),
         ("bench tiny-part", "tiny-part is a part, a part: take a model of `skipdit models`"),
         ("bench tiny-text", "prompts are missing for a model of text: give at least one"),
+        ("bench tiny-skip --classes 7", "class id 7 is out of range: take 0 to 6 (6 is the null class)"),
+        ("bench tiny-skip --device nowhere", "device is 'nowhere': not to be had here"),
+        ("bench tiny-skip --prompt dog", "prompts are given (1) to a model of 6 classes: give class ids"),
+        ("bench tiny-skip --cache.branch 3", "branch is 3: a model of 4 layers takes 0 to 2"),
+        ("bench tiny-skip --cache.steps 0,6", "steps name step 6: a run of 6 has steps 0 to 5"),
+        ("bench tiny-skip --guidance-channels 2", "guidance_channels is 2: take 1 to 1, or 'all'"),
+        ("bench tiny-small", "images have a side of 8 pixels: SSIM compares sides of at least 11"),
         ("bench tiny-skip --vae tiny-skip", "vae is 'tiny-skip' (a DiT), which is none for a DiT: "),
     ],
 )

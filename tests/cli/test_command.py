@@ -20,6 +20,11 @@ def test_help_names_every_verb(skipdit):
         assert all(verb in said.out for verb in VERBS)
 
 
+def test_help_says_in_one_line_each_which_verbs_take_a_published_model(skipdit):
+    lines = {line.split()[0]: line for line in skipdit("--help").out.splitlines() if line.startswith("  ")}
+    assert [verb for verb, line in lines.items() if "published" in line] == ["sample", "models", "download"]
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_its_flags(verb, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -68,6 +68,16 @@ def test_what_diffusers_class_must_be_told_is_in_the_output(skipdit, checkpoint)
         ("convert a.pt model --set num_heads=2 num_heads=3", 2, "set is 'num_heads=3': give NAME=VALUE, each name"),
         ("convert a.pt model --set num_heads=2 --weights module", 2, "weights is 'module': .* it holds ema, model"),
         ("convert a.pt model --set num_heads=2 --upcycle 3", 2, "num_skips is 3: depth 4 has room for 0 to 2 skips"),
+        ("convert a.pt model --set num_head=2", 2, "DiT has no num_head: did you mean num_heads.* set one of class_d"),
+        ("convert a.pt model --set num_heads=four", 2, "num_heads is four: DiT takes a whole number$"),
+        ("convert fashion-di model", 2, "no model, folder or file is called 'fashion-di': did you mean fashion-dit, "),
+        ("convert dit-xl-2-skp model", 2, "no model, folder or file .*: did you mean dit-xl-2-skip.* `skipdit models`"),
+        ("convert zzzz model", 2, "no model, folder or file is called 'zzzz': `skipdit models` lists the models$"),
+        ("convert ./fashion-di model", 1, "fashion-di does not exist: name a .pt or .safetensors file"),
+        ("convert dit-xl-2-skip model --set zzz=1", 2, "DiT has no zzz: set one of class_dropout_prob, "),
+        ("convert dit-xl-2-skip model --set num_heads=7", 2, "hidden_size is 1152: it must be a multiple of num_heads"),
+        ("convert dit-xl-2-skip model --upcycle 3", 2, "upcycle is 3: this DiT has 14 skips of its own"),
+        ("convert latte-1 model --weights ema", 2, "weights: latte-1 is a folder, whose config.json tells all"),
         ("convert b.pt model", 1, "b.pt does not exist: name a .pt or .safetensors file"),
         ("convert notes.pt model", 1, "notes.pt is no archive of torch.save, or not all of one"),
     ],
@@ -79,6 +89,23 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(skipdit, checkpoint, line
     assert said.code == code
     assert re.match(complaint, said.complaint)
     assert contents() == before
+
+
+@pytest.mark.parametrize(
+    "line", ["convert b.pt model", "convert a.pt model --set num_heads=four", "convert dit-xl-2-skip model --upcycle 2"]
+)
+def test_nothing_is_announced_of_what_is_not_begun(skipdit, checkpoint, line):
+    said = skipdit(line)
+    assert said.err == f"skipdit: {said.complaint}\n"
+
+
+def test_settings_that_stand_in_no_tensor_are_noted_as_flags(skipdit, checkpoint):
+    said = skipdit("convert a.pt b.pt --as original --set num_heads=2 prediction_type=sample")
+    _, note = said.out.splitlines()
+    assert note == (
+        "note: its tensors do not tell num_heads, prediction_type: read it with"
+        " `--set num_heads=2 prediction_type=sample`"
+    )
 
 
 @pytest.mark.parametrize(

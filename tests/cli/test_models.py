@@ -1,6 +1,8 @@
 """`skipdit models` and `skipdit download`: what they print fits a terminal, is true, and can be run."""
 
 import json
+import os
+import re
 import shlex
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from skipdit.cli.flags import parse
 from skipdit.cli.sample import Sample
 from skipdit.hub import registry
 from skipdit.hub.load import EMBEDDED
+from skipdit.hub.records import record_path
 from skipdit.hub.registry import REGISTRY
 from tests.hub.loopback import serving
 
@@ -105,6 +108,19 @@ def test_parts_are_left_out_where_they_are_not_wanted(skipdit, server):
     assert server.got("part.pt") == []
 
 
+def test_room_is_counted_for_all_names_of_a_command(skipdit, server):
+    """The second one is larger than any disk: not a byte of the first one is fetched."""
+    server.promised["part.pt"] = 10**18
+    said = skipdit("download model part --no-parts")
+    assert (said.code, "1000000000 GB are to be downloaded" in said.complaint) == (1, True)
+    assert server.got("model.pt") == []
+
+
+def test_each_name_is_told_where_it_is_once(skipdit, server):
+    said = skipdit("download part model part")
+    assert [line.partition(":")[0] for line in said.out.splitlines()] == ["part", "model"]
+
+
 def test_check_downloads_nothing_and_says_what_is_whole(skipdit, server):
     assert skipdit("download model --check").complaint == "model, part: not here; leave --check out to download"
     assert server.asked == []
@@ -123,7 +139,37 @@ def test_check_finds_a_changed_file_and_models_shows_it(skipdit, server):
     assert "remove the file" in said.complaint
     listed = [line.split()[-1] for line in skipdit("models").out.splitlines() if line.startswith("  model ")]
     assert listed == ["changed"]
-    assert "changed:" in skipdit("models model").out
+    assert f"changed: {path}" in " ".join(skipdit("models model").out.split())
+
+
+def test_a_listing_hashes_nothing(skipdit, server):
+    """Neither of what was touched, which it tells, nor of all the rest; a check does, once."""
+    path = Path(skipdit("download model").out.strip().partition(": ")[2])
+    os.utime(path, ns=(1, 1))
+    record = record_path(registry.published("model"))
+    before = record.read_bytes()
+    said = skipdit("models")
+    assert here(said.out) == {"model": "yes, unchecked", "part": "yes"}
+    assert f"unchecked: {path}; `skipdit download model --check` hashes it" in " ".join(
+        skipdit("models model").out.split()
+    )
+    assert (record.read_bytes(), said.err) == (before, "")
+    assert skipdit("download model --check").code == 0
+    assert here(skipdit("models").out) == {"model": "yes", "part": "yes"}
+
+
+def test_a_record_that_cannot_be_read_is_one_row_of_the_listing(skipdit, server):
+    skipdit("download model")
+    record_path(registry.published("model")).write_text("{")
+    said = skipdit("models")
+    assert (said.code, here(said.out)) == (0, {"model": "unreadable record", "part": "yes"})
+    assert "model.json cannot be read" in " ".join(skipdit("models model").out.split())
+
+
+def here(listing: str) -> dict[str, str]:
+    """What a listing says of the two models of the server."""
+    rows = [re.split("  +", line.strip()) for line in listing.splitlines()]
+    return {row[0]: row[-1] for row in rows if row[0] in ("model", "part") and len(row) > 1}
 
 
 def test_a_failed_download_is_one_line(skipdit, server):

@@ -101,7 +101,11 @@ def test_a_part_is_no_model(published, tmp_path, capsys):
 
 # Whole folders of the hub, by the very entries of the registry, but for sizes.
 
-TINY_T2V = {name: LATTE[name] for name in ("sample_size", "video_length", "num_attention_heads")}
+TINY_T2V = {
+    name: LATTE[name]
+    for name in ("sample_size", "video_length", "num_attention_heads", "attention_head_dim", "cross_attention_dim",
+                 "caption_channels", "num_layers")
+}  # fmt: skip
 VIDEOS, IMAGES = ["latte-0", "latte-1", "latte-t2v-skip"], ["hunyuandit-v1.1", "hunyuandit-v1.2-distilled"]
 
 

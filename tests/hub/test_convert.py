@@ -22,11 +22,12 @@ from torch import Tensor
 
 from skipdit import DiT, HunyuanDiT
 from skipdit.cli import main
+from skipdit.cli.convert import settings as parsed
 from skipdit.evaluation.price import settings
 from skipdit.hub import load_original, load_pipeline
 from skipdit.hub.convert import TARGETS, Converted, Source, as_published, convert, model_source
 from skipdit.hub.errors import CheckpointError, MismatchError, MissingSkipsError, NotFiniteError
-from skipdit.hub.load import empty_model, load_model
+from skipdit.hub.load import EMBEDDED, empty_model, load_model
 from skipdit.hub.names import HUNYUAN
 from skipdit.hub.original import described
 from skipdit.hub.streaming import lazily, save
@@ -124,8 +125,10 @@ def test_every_published_checkpoint_fits_without_a_word_and_comes_back_under_its
     source = published_source(shapes)
     ours = {key: tensor.shape for key, tensor in TARGETS["diffusers"](source).tensors.items()}
     assert ours == {key: tensor.shape for key, tensor in source.model.state_dict().items()}
-    again = {key: tuple(tensor.shape) for key, tensor in TARGETS["original"](source).tensors.items()}
+    target = TARGETS["original"](source)
+    again = {key: tuple(tensor.shape) for key, tensor in target.tensors.items()}
     assert again == {key: shape for key, shape in shapes.items() if key != LEFTOVER}
+    assert target.notes == ()
 
 
 @pytest.mark.parametrize(
@@ -220,6 +223,48 @@ def test_an_embedded_model_becomes_a_published_file(tmp_path, name):
     state, model = of_file(tmp_path / "model.pt"), load_model(name)
     found = HUNYUAN.to_ours(state) if isinstance(model, HunyuanDiT) else state
     assert_same_state({key: tensor.float() for key, tensor in found.items()}, model.state_dict())
+
+
+def noted(done: Converted) -> dict:
+    """The settings that a note asks for, read as the command reads them."""
+    flags = [re.search("`--set (.*)`", note)[1] for note in done.notes]
+    return parsed(" ".join(flags).split())
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_an_embedded_model_comes_back_from_its_tensors_and_the_flags_that_are_noted(tmp_path, name):
+    told = noted(convert(name, tmp_path / "model.pt", layout="original"))
+    convert(tmp_path / "model.pt", tmp_path / "again", layout="diffusers", overrides=told)
+    assert settings(empty_model(str(tmp_path / "again"))) == settings(empty_model(name))
+
+
+TOLD = [
+    (DIT, {"sample_size": (4, 8), "prediction_type": "sample", "class_dropout_prob": 0.0}),
+    (DIT, {"class_dropout_prob": 0.2, "num_heads": 4, "mlp_ratio": 2.5}),
+    (LATTE, {"prediction_type": "v_prediction", "num_classes": 0}),
+    (T2V, {"sample_size": 6, "video_length": 5, "norm_eps": 1e-5, "prediction_type": "sample"}),
+    (HUNYUAN_DIT, {"prediction_type": "epsilon", "rotary": "given"}),
+    (HUNYUAN_DIT, {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "config"), TOLD)
+def test_no_setting_is_lost_and_none_is_noted_without_need(tmp_path, kind, config):
+    model = kind.build(**config)
+    model.save_pretrained(tmp_path / "model")
+    told = noted(convert(tmp_path / "model", tmp_path / "model.safetensors", layout="original"))
+    again = load_original(tmp_path / "model.safetensors", **told)
+    assert settings(again) | {"num_skips": again.num_skips} == settings(model) | {"num_skips": model.num_skips}
+    for name in told:
+        others = {other: value for other, value in told.items() if other != name}
+        assert not loads_as(again, tmp_path / "model.safetensors", others), name
+
+
+def loads_as(model: LongSkipModel, file: Path, told: dict) -> bool:
+    try:
+        return settings(load_original(file, **told)) == settings(model)
+    except ValueError:
+        return False
 
 
 def test_a_folder_is_drawn_from_by_a_pipeline(tmp_path):
@@ -544,6 +589,10 @@ def test_settings_that_no_tensor_tells_are_in_the_folder(tmp_path):
     assert {name: config[name] for name in told} == told | {"sample_size": [4, 8]}
 
 
+def told(**overrides) -> dict:
+    return {"layout": "diffusers", "overrides": overrides}
+
+
 @pytest.mark.parametrize(
     ("out", "options", "message"),
     [
@@ -555,8 +604,17 @@ def test_settings_that_no_tensor_tells_are_in_the_folder(tmp_path):
         ("new", {"layout": "stock", "wrap": "ema"}, "wrap is 'ema': layout stock writes a folder"),
         ("new", {"layout": "diffusers", "dtype": "int8"}, "dtype is 'int8': take one of float32"),
         ("new", {"layout": "diffusers", "arch": "unet"}, "unknown arch 'unet': take one of latte-t2v"),
-        ("new", {"layout": "diffusers", "overrides": {"heads": 2}}, "4 blocks at width 16 are no published size"),
-        ("new", {"layout": "diffusers", "overrides": {"num_heads": 2, "hue": 1}}, "DiT has no hue: set one of class_d"),
+        ("new", {"layout": "diffusers", "overrides": {}}, "4 blocks at width 16 are no published size"),
+        ("new", told(heads=2), "DiT has no heads: did you mean num_heads.* set one of class_dropout_prob, "),
+        ("new", told(num_heads=2, zzz=1), "DiT has no zzz: set one of class_dropout_prob, "),
+        ("new", told(num_heads="four"), "num_heads is four: DiT takes a whole number$"),
+        ("new", told(num_heads=2.0), r"num_heads is 2\.0: DiT takes a whole number$"),
+        ("new", told(num_heads=True), "num_heads is true: DiT takes a whole number$"),
+        ("new", told(num_heads=0), "num_heads is 0"),
+        ("new", told(sample_size=(4, 8, 2)), "sample_size is 4,8,2: DiT takes a whole number or two whole numbers"),
+        ("new", told(out_channels="x,y"), "out_channels is x,y: DiT takes a whole number or null"),
+        ("new", told(mlp_ratio=None), "mlp_ratio is null: DiT takes a number"),
+        ("new", told(prediction_type=1), "prediction_type is 1: DiT takes a word"),
     ],
 )
 def test_settings_without_effect_or_out_of_bounds_are_errors(tmp_path, out, options, message):
@@ -635,6 +693,34 @@ def test_what_fails_on_the_way_leaves_nothing(tmp_path, out):
         convert(file, tmp_path / out, layout=layout, overrides={"num_heads": 2},
                 progress=lambda nbytes, total: written.append(nbytes))  # fmt: skip
     assert written, "it failed before it wrote anything"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+@pytest.mark.parametrize("out", ["model", "b.pt", "b.safetensors"])
+def test_what_appears_meanwhile_is_not_replaced(tmp_path, out):
+    """As of two processes with one place to write to: the second to end fails, and changes nothing."""
+    file = to_file(DIT.build().state_dict(), tmp_path / "a.pt")
+    layout, place = ("original" if "." in out else "diffusers"), tmp_path / out
+
+    def appears(*_) -> None:
+        text = place if "." in out else place / "text"
+        text.parent.mkdir(exist_ok=True)
+        text.write_text("another's")
+
+    with pytest.raises(OSError, match=out):
+        convert(file, place, layout=layout, overrides={"num_heads": 2}, progress=appears)
+    assert (place if "." in out else place / "text").read_text() == "another's"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a.pt", out])
+
+
+@pytest.mark.parametrize("out", ["deep/model", "b.pt"])
+def test_more_than_the_disk_holds_is_refused_before_anything_is_written(tmp_path, out):
+    """A table of classes of 64 TB, all of them one number in the file."""
+    huge = DIT.build().state_dict() | {"y_embedder.embedding_table.weight": torch.ones(1).expand(10**12, 16)}
+    torch.save(huge, tmp_path / "a.pt")
+    layout = "original" if "." in out else "diffusers"
+    with pytest.raises(OSError, match=r"would have 64000 GB, but .* are free at .*: make room, or name"):
+        convert(tmp_path / "a.pt", tmp_path / out, layout=layout, overrides={"num_heads": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 

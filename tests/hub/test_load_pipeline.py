@@ -118,7 +118,13 @@ def test_loading_keeps_diffusers_as_talkative_as_it_was(folder):
 @pytest.mark.parametrize("name", ["fashion", "nowhere", "nowhere.pt", "./nowhere", "organisation/model"])
 def test_an_unknown_name_is_answered_with_what_there_is(name):
     known = ", ".join(EMBEDDED)
-    with pytest.raises(ValueError, match=rf"unknown model '{name}': take one of {known}, a published one"):
+    with pytest.raises(ValueError, match=rf"unknown model '{name}': .*take one of {known}, a published one"):
+        load_pipeline(name)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("fashion", "fashion-dit"), ("dit-xl-2-25", "dit-xl-2-256")])
+def test_a_misspelt_name_is_answered_with_the_nearest(name, meant):
+    with pytest.raises(ValueError, match=rf"unknown model '{name}': did you mean .*{meant}.*\? take one of"):
         load_pipeline(name)
 
 

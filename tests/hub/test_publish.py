@@ -18,7 +18,8 @@ from huggingface_hub import HfApi, ModelCard, constants
 
 from skipdit import DiT
 from skipdit.hub.card import card, read_numbers
-from skipdit.hub.publish import PublishError, push_to_hub
+from skipdit.hub.errors import CheckpointError
+from skipdit.hub.publish import PublishError, explained, push_to_hub
 from skipdit.pipelines import PixelAutoencoder
 from tests.pipelines.test_folders import FOLDERS
 from tests.pipelines.tiny import latents_of, pipeline, tiny, tiny_latte, tiny_latte_t2v, video_pipeline
@@ -35,6 +36,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Calls)
         self.files, self.repositories, self.tokens, self.status = {}, {}, set(), 200
+        self.refusals = 0  # of uploads to come
         self.messages, self.pull_requests = [], 0  # of commits; of those that were asked for, as nobody may open one
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -73,6 +75,9 @@ class Calls(BaseHTTPRequestHandler):
             self.answer({"url": f"{self.server.url}/{name}", "private": made})
         elif self.path == "/api/validate-yaml":
             self.answer({"errors": [], "warnings": []})
+        elif self.server.refusals and self.path.startswith(f"/api/models/{REPO}/preupload/main"):
+            self.server.refusals -= 1
+            self.answer({"error": "not now"}, 400)
         elif self.path.startswith(f"/api/models/{REPO}/preupload/main"):
             files = json.loads(body)["files"]
             self.answer({"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]})
@@ -429,7 +434,36 @@ def test_a_page_lies_in_the_folder_afterwards(hub, tmp_path):
     assert ModelCard.load(tmp_path / "README.md").data.library_name == "diffusers"
 
 
+def test_what_failed_once_is_done_by_the_same_call(hub, tmp_path):
+    """A page that was left behind would be one that nobody asked to keep."""
+    tiny().save_pretrained(tmp_path)
+    before, hub.refusals = sorted(tmp_path.iterdir()), 1
+    with pytest.raises(PublishError, match="was not written .*: see its page, then try again"):
+        push(hub, tmp_path, licence="mit")
+    assert sorted(tmp_path.iterdir()) == before
+    push(hub, tmp_path, licence="mit")
+    assert hub.header["license"] == "mit"
+    assert (tmp_path / "README.md").read_bytes() == hub.files["README.md"]
+
+
 # What is refused.
+
+
+@pytest.mark.parametrize(
+    "error",
+    [TypeError("a bug"), NotImplementedError("a bug"), CheckpointError("broken"), PublishError("no"),
+     FileNotFoundError(2, "No such file or directory", "config.json")],
+)  # fmt: skip
+def test_bugs_and_files_are_no_broken_connection(error):
+    with pytest.raises(type(error)) as raised, explained(REPO):
+        raise error
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), TimeoutError(), RuntimeError("Data processing")])
+def test_a_broken_connection_has_many_names(error):
+    with pytest.raises(PublishError, match="cannot be reached .*: try again when it can"), explained(REPO):
+        raise error
 
 
 @pytest.mark.parametrize(("status", "says"), [(401, "without a login .401.: run `hf auth login`"), (403, "not yours")])

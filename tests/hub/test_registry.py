@@ -1,6 +1,7 @@
 """The registry is what was published: models build, caches are the paper's, parts exist."""
 
 import json
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 
 import pytest
@@ -105,9 +106,34 @@ def test_the_swapped_links_of_the_published_page_are_right_here():
 
 def test_weights_are_safetensors_or_published_checkpoints():
     for model in REGISTRY.values():
-        names = model.source.files if isinstance(model.source, Hub) else (model.source.path,)
-        assert not [name for name in names if ".bin" in name]
-        assert (model.format == "original") == (names[0].endswith(".pt"))
+        assert not [name for name in model.source.files if ".bin" in name]
+        assert (model.format == "original") == (model.source.files[0].endswith(".pt"))
+
+
+def test_weights_come_with_the_index_of_their_shards():
+    patterns = [pattern for model in REGISTRY.values() for pattern in model.source.files if "safetensors" in pattern]
+    assert len(patterns) == 34
+    assert all(fnmatchcase(f"{pattern.rstrip('*')}.index.json", pattern) for pattern in patterns)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("vae/model.safetensors", True),
+        ("vae/model-00001-of-00002.safetensors", True),
+        ("vae/model.safetensors.index.json", True),
+        ("vae/config.json", True),
+        ("vae/model.fp16.safetensors", False),
+        ("vae/model.fp16-00001-of-00002.safetensors", False),
+        ("vae/model.safetensors.index.fp16.json", False),
+        ("vae/model.non_ema.safetensors", False),
+        ("vae/older/model.safetensors", False),
+        ("model.safetensors", False),
+        ("named.fp16.safetensors", True),  # which is no pattern
+    ],
+)
+def test_a_pattern_is_of_one_folder_and_of_no_variant(name, wanted):
+    assert Hub("a/b", ("vae/config.json", "vae/*.safetensors*", "named.fp16.safetensors")).wants(name) == wanted
 
 
 def test_entries_cannot_be_changed():

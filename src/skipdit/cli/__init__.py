@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 VERBS = {
-    "sample": "draw images or videos with an embedded model, a folder or a checkpoint file",
+    "sample": "draw images or videos with an embedded or published model, a folder or a checkpoint file",
     "plan": "print a Skip-Cache schedule and what it saves, before anything runs",
     "bench": "measure a cache: seconds, FLOPs, PSNR and SSIM, beside its two controls",
     "train": "train a model by a recipe; stopped runs go on",

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from skipdit.cli.flags import Cache, check_positive, check_seed, guided_channels, left_out, parse, place
+from skipdit.cli.download import announce
+from skipdit.cli.flags import Cache, check_place, check_positive, check_seed, guided_channels, left_out, parse, place
 from skipdit.files import write_text
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from skipdit.caching import SkipCacheConfig
-    from skipdit.evaluation.compare import Result, Way
+    from skipdit.evaluation.compare import Result, Sampling, Way
 
 UNCACHED = "uncached"
 SCHEDULER, GUIDANCE_SCALE = "ddim", 1.5  # where no recipe says
@@ -67,18 +68,62 @@ def command(arguments: Sequence[str]) -> None:
 
 def bench(config: Bench) -> dict[str, "Result"]:
     """Measure; prints the table, writes the JSON and returns the results by name."""
-    from skipdit.caching import SkipCacheConfig
-    from skipdit.cli.tasks import task_of
-    from skipdit.evaluation.compare import Sampling, Way, compare, controls, table
-    from skipdit.hub import load_pipeline
-    from skipdit.pipelines import draw
+    from skipdit.evaluation.compare import compare, table
 
+    check(config)
+    config = resolved(config)
+    pipeline = loaded(config)
+    cache, sampling = asked(config, pipeline)
+    place(pipeline, device=config.device, dtype=config.dtype)
+    if config.compile:
+        pipeline.transformer.compile()
+    config.out.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written is better known before than after
+    ways = ways_of(config, pipeline, cache, sampling)
+    results = compare(pipeline, ways, sampling, repeats=config.repeats, warmup=config.warmup)
+    print(table(results))
+    write(config, cache, results)
+    return results
+
+
+def check(config: Bench) -> None:
+    """What no model takes."""
     check_positive(config, "repeats", *(name for name in ("steps", "num_images") if getattr(config, name) is not None))
     check_seed(config.seed)
-    config = resolved(config)
-    pipeline = load_pipeline(config.model, scheduler=config.scheduler, vae=config.vae, base=config.base)
+    check_place(device=config.device)
+
+
+def resolved(config: Bench) -> Bench:
+    """What is left out is as a published model was run, else as any."""
+    from skipdit.cli.tasks import with_recipe
+    from skipdit.hub.registry import REGISTRY
+
+    config, known = with_recipe(config), REGISTRY.get(config.model)
+    classes = 0 if known is None else known.config.get("num_classes", 0)
+    if not config.classes and not config.prompt and config.num_images is None:
+        config = replace(config, classes=tuple(range(min(classes, PUBLISHED_CLASSES))))
+    usual = {"scheduler": SCHEDULER, "guidance_scale": GUIDANCE_SCALE}
+    return replace(config, **{name: value for name, value in usual.items() if getattr(config, name) is None})
+
+
+def loaded(config: Bench) -> "DiffusionPipeline":
+    """The pipeline; what it would refuse without weights is refused before anything is downloaded, which is said."""
+    from skipdit.hub import load_pipeline, parts
+    from skipdit.hub.sketch import sketch
+
+    source = {"scheduler": config.scheduler, "vae": config.vae, "base": config.base}
+    asked(config, sketch(config.model, **source))
+    announce(parts.absent(config.model, vae=config.vae, base=config.base))
+    return load_pipeline(config.model, **source)
+
+
+def asked(config: Bench, pipeline: "DiffusionPipeline") -> "tuple[SkipCacheConfig, Sampling]":
+    """The cache and the samples; ValueError for what the pipeline would refuse, or could not be compared."""
+    from skipdit.caching import SkipCacheConfig
+    from skipdit.cli.tasks import task_of
+    from skipdit.evaluation.compare import Sampling, Way, check_size, plan_of
+    from skipdit.pipelines import draw
+
     cache = config.cache.config(task_of(pipeline)) or published_cache(config.model) or SkipCacheConfig()
-    place(pipeline, device=config.device, dtype=config.dtype)
     sampling = Sampling(
         subjects=draw.subjects_for(pipeline, classes=config.classes, prompts=config.prompt, number=config.num_images),
         guidance_scale=config.guidance_scale,
@@ -87,35 +132,19 @@ def bench(config: Bench) -> dict[str, "Result"]:
     )
     settings = draw.Settings(config.steps, sampling.guidance_scale, sampling.guidance_channels)
     draw.check(pipeline, sampling.subjects, settings)
-    if config.compile:
-        pipeline.transformer.compile()
+    check_size(pipeline)
+    plan_of(pipeline, Way(config.steps, cache))
+    return cache, sampling
+
+
+def ways_of(
+    config: Bench, pipeline: "DiffusionPipeline", cache: "SkipCacheConfig", sampling: "Sampling"
+) -> dict[str, "Way"]:
+    from skipdit.evaluation.compare import Way, controls
+
     cached = Way(config.steps, cache)
-    config.out.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written is better known before than after
-    ways = {UNCACHED: Way(config.steps), **constants_once(pipeline, config.steps)}
-    ways |= forecasts(cached) | controls(pipeline, cached, sampling)
-    results = compare(pipeline, ways, sampling, repeats=config.repeats, warmup=config.warmup)
-    print(table(results))
-    write(config, cache, results)
-    return results
-
-
-def resolved(config: Bench) -> Bench:
-    """What is left out is as a published model was run, else as any; says how much is downloaded first.
-
-    Raises: ValueError for a part, or a published model of text without a prompt, before anything is downloaded.
-    """
-    from skipdit.cli.tasks import TEXT, with_recipe
-    from skipdit.hub.registry import REGISTRY
-
-    known = REGISTRY.get(config.model)
-    if known is not None and known.task in TEXT and not config.prompt:
-        raise ValueError("prompts are missing for a model of text: give at least one")
-    config = with_recipe(config)
-    classes = 0 if known is None else known.config.get("num_classes", 0)
-    if not config.classes and not config.prompt and config.num_images is None:
-        config = replace(config, classes=tuple(range(min(classes, PUBLISHED_CLASSES))))
-    usual = {"scheduler": SCHEDULER, "guidance_scale": GUIDANCE_SCALE}
-    return replace(config, **{name: value for name, value in usual.items() if getattr(config, name) is None})
+    ways = {UNCACHED: Way(config.steps)} | constants_once(pipeline, config.steps)
+    return ways | forecasts(cached) | controls(pipeline, cached, sampling)
 
 
 def published_cache(model: str) -> "SkipCacheConfig | None":

@@ -53,19 +53,21 @@ def convert(config: Convert) -> None:
 
     from skipdit.hub import convert as converter
 
-    overrides = settings(config.set)
+    told = {name: getattr(config, name) for name in ("weights", "arch", "upcycle")}
+    told["overrides"] = settings(config.set)
     converter.check_target(config.out, config.layout, config.wrap)  # before a word of downloads
+    converter.check_asked(config.source, **told)
     announce(converter.absent(config.source))
-    with tqdm(desc="writing", unit="B", unit_scale=True, leave=False) as bar:
+    # The delay keeps an empty bar from standing before the line that says why nothing was written.
+    with tqdm(desc="writing", unit="B", unit_scale=True, leave=False, delay=0.1) as bar:
 
         def show(nbytes: int, total: int) -> None:
             bar.total = total
             bar.update(nbytes)
 
         done = converter.convert(
-            config.source, config.out, layout=config.layout, weights=config.weights, dtype=config.dtype,
-            arch=config.arch, overrides=overrides, upcycle=config.upcycle, wrap=config.wrap, progress=show,
-        )  # fmt: skip
+            config.source, config.out, layout=config.layout, dtype=config.dtype, wrap=config.wrap, progress=show, **told
+        )
     print(summary(config, done))
     for note in done.notes:
         print(f"note: {note}")

@@ -108,14 +108,11 @@ def place(pipeline: DiffusionPipeline, *, device: str, dtype: str, offload: Offl
     """Give a pipeline's modules a dtype and a device, where they differ, or have them come to the device when needed.
 
     Offloading keeps them in the CPU's memory: each as a whole ("model") or layer by layer ("group"; "sequential", which
-    is accelerate's, needs less memory and more time).
-    Raises: ValueError for a device that is not there, or that spares no other by offloading.
+    is accelerate's, needs less memory and more time). Raises: as `check_place`.
     """
     import torch
 
-    check_device(device)
-    if offload != "none" and torch.device(device).type == "cpu":
-        raise ValueError(f"offload is {offload!r} on device {device!r}: give --device an accelerator")
+    check_place(device=device, offload=offload)
     for module in modules(pipeline):
         # Not its own `to`, which warns of every dtype, whether it casts or not (diffusers 0.42).
         torch.nn.Module.to(module, device if offload == "none" else "cpu", getattr(torch, dtype))
@@ -128,6 +125,15 @@ def modules(pipeline: DiffusionPipeline) -> list[nn.Module]:
     from torch import nn
 
     return [component for component in pipeline.components.values() if isinstance(component, nn.Module)]
+
+
+def check_place(*, device: str, offload: Offload = "none") -> None:
+    """ValueError for a device that is not there, or that spares no other by offloading."""
+    import torch
+
+    check_device(device)
+    if offload != "none" and torch.device(device).type == "cpu":
+        raise ValueError(f"offload is {offload!r} on device {device!r}: give --device an accelerator")
 
 
 def check_device(device: str) -> None:

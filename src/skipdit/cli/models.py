@@ -39,14 +39,14 @@ def command(arguments: Sequence[str]) -> None:
 
 
 def listing() -> Iterator[str]:
-    from skipdit.hub.download import in_words
     from skipdit.hub.load import EMBEDDED
+    from skipdit.hub.plans import in_words
     from skipdit.hub.registry import REGISTRY
 
     tasks, rows = [model.task for model in REGISTRY.values()], []
     for model in REGISTRY.values():
         size = in_words(model.size)
-        rows.append((f"  {model.name}", size, model.licence, model.source.page, whereabouts(model.name)))
+        rows.append((f"  {model.name}", size, model.licence, model.source.page, whereabouts(model)))
     for name in EMBEDDED:
         tasks.append(embedded_task(name))
         rows.append((f"  {name}", in_words(embedded_size(name)), "as skipdit", "in the package", "yes"))
@@ -59,18 +59,24 @@ def listing() -> Iterator[str]:
     yield "`skipdit models NAME` tells more of one, `skipdit download NAME` fetches it with what it needs."
 
 
-def whereabouts(name: str) -> str:
-    """yes, no, or changed where a file is not what it was."""
-    from skipdit.hub.download import WrongHashError, located
+def whereabouts(model: "Published") -> str:
+    """yes or no by its record; a file of another size than there has changed, one of another time is not hashed."""
+    from skipdit.hub.failures import RecordError
+    from skipdit.hub.records import kept
 
     try:
-        return "no" if located(name) is None else "yes"
-    except WrongHashError:
+        record = kept(model)
+    except RecordError:
+        return "unreadable record"
+    if record is None:
+        return "no"
+    if record.resized:
         return "changed"
+    return "yes, unchecked" if record.doubtful else "yes"
 
 
 def embedded_task(name: str) -> str:
-    from skipdit.cli.tasks import TASKS
+    from skipdit.hub.architectures import TASKS
     from skipdit.hub.load import MODELS, checked_class, model_folder
 
     return TASKS[checked_class(MODELS, model_folder(name))]
@@ -106,8 +112,8 @@ def description(name: str) -> Iterator[str]:
 
 
 def embedded(name: str) -> Iterator[str]:
-    from skipdit.hub.download import in_words
     from skipdit.hub.load import embedded_folder, model_config
+    from skipdit.hub.plans import in_words
 
     yield name
     yield from lines(
@@ -122,7 +128,7 @@ def embedded(name: str) -> Iterator[str]:
 
 
 def entry(model: "Published") -> Iterator[str]:
-    from skipdit.hub.download import address, in_words
+    from skipdit.hub.plans import in_words
 
     about = {"published": "as its page says", "computed": "computed: 4 bytes for each parameter"}[model.size_from]
     yield f"{model.name}: {model.title}"
@@ -131,10 +137,10 @@ def entry(model: "Published") -> Iterator[str]:
             "task": model.task,
             "size": f"{in_words(model.size)}, {about}",
             "licence": model.licence,
-            "where": address(model),
-            "files": ", ".join(getattr(model.source, "files", ())),
+            "where": model.source.address,
+            "files": ", ".join(model.source.files),
             "format": {"original": "checkpoint of the published code", "diffusers": "diffusers folder"}[model.format],
-            "here": here(model.name),
+            "here": here(model),
             "architecture": model.arch,
             "config": settings(model.config),
             "needs": ", ".join(f"{part} ({role})" for role, part in model.parts.items()),
@@ -169,14 +175,19 @@ def lines(values: dict[str, str | None]) -> Iterator[str]:
             )
 
 
-def here(name: str) -> str:
-    from skipdit.hub.download import WrongHashError, located
+def here(model: "Published") -> str:
+    """As in the table, with where or what to do."""
+    from skipdit.hub.failures import RecordError
+    from skipdit.hub.records import kept
 
     try:
-        path = located(name)
-    except WrongHashError as error:
-        return f"changed: {error}"
-    return f"no: `skipdit download {name}`" if path is None else str(path)
+        record = kept(model)
+    except RecordError as error:
+        return f"unreadable record: {error}"
+    if record is None:
+        return f"no: `skipdit download {model.name}`"
+    where, found = record.root / model.source.path, whereabouts(model)
+    return str(where) if found == "yes" else f"{found}: {where}; `skipdit download {model.name} --check` hashes it"
 
 
 def settings(config: dict) -> str:

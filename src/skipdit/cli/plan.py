@@ -38,22 +38,11 @@ def command(arguments: Sequence[str]) -> None:
 
 
 def plan(config: Plan) -> None:
-    from skipdit.cli.tasks import TASKS
-    from skipdit.hub import registry
-    from skipdit.hub.load import PUBLISHED, is_pipeline, locate, scheduler_for
-    from skipdit.pipelines.schedulers import set_timesteps
-
     if config.steps is not None and config.steps < 1:
         raise ValueError(f"steps is {config.steps}: a run has at least one step")
     model = model_on_meta(config.model)
-    cache = config.cache.config(TASKS[type(model)])
-    if (known := registry.REGISTRY.get(config.model)) is not None:
-        scheduler, steps, folder = known.recipe.scheduler, known.recipe.steps, None
-    else:
-        scheduler, steps = PUBLISHED[type(model)]
-        folder = locate(config.model) if is_pipeline(locate(config.model)) else None
-    timesteps = set_timesteps(scheduler_for(model, config.scheduler or scheduler, folder=folder), config.steps or steps)
-    planned, cost = priced(model, cache, timesteps)
+    cache, planned = scheduled(config, model)
+    cost = price_of(model, cache)
     print(wrapped(str(planned)))
     print(f"full / cached      {planned.full} / {planned.cached} of {len(planned)} steps")
     if cache is not None:
@@ -65,17 +54,40 @@ def plan(config: Plan) -> None:
         print("uncached, as `skipdit sample` draws without --cache: give --cache for the published setting")
 
 
-def priced(
-    model: "LongSkipModel", cache: "SkipCacheConfig | None", timesteps: Sequence[float]
-) -> "tuple[Planned, Price]":
-    """The plan of a run and what its steps cost; without a cache nothing is kept from step to step."""
+def scheduled(config: Plan, model: "LongSkipModel") -> "tuple[SkipCacheConfig | None, Planned]":
+    """The cache that is asked for, or none, and which steps of the run compute."""
     from skipdit import caching
+    from skipdit.hub.architectures import TASKS
+
+    cache, timesteps = config.cache.config(TASKS[type(model)]), timesteps_of(config, model)
+    if cache is None:
+        return None, caching.Plan([True] * len(timesteps))
+    cache.check_depth(model.depth)
+    return cache, caching.plan(cache.schedule, timesteps)
+
+
+def timesteps_of(config: Plan, model: "LongSkipModel") -> list[float]:
+    """Those of the run that is asked for: its scheduler and steps are the published ones where they are left out."""
+    from skipdit.hub.load import PUBLISHED, is_pipeline, locate, scheduler_for
+    from skipdit.hub.registry import REGISTRY
+    from skipdit.pipelines.schedulers import set_timesteps
+
+    if (known := REGISTRY.get(config.model)) is not None:
+        usual, steps, folder = known.recipe.scheduler, known.recipe.steps, None
+    else:
+        usual, steps = PUBLISHED[type(model)]
+        folder = locate(config.model) if is_pipeline(locate(config.model)) else None
+    scheduler = scheduler_for(model, config.scheduler or usual, folder=folder)
+    return set_timesteps(scheduler, steps if config.steps is None else config.steps)
+
+
+def price_of(model: "LongSkipModel", cache: "SkipCacheConfig | None") -> "Price":
+    """What steps cost; without a cache nothing is kept from step to step."""
     from skipdit.evaluation.price import price
 
     if cache is None:
-        return caching.Plan([True] * len(timesteps)), price(model, branch=0)._replace(constant_flops=0)
-    cache.check_depth(model.depth)
-    return caching.plan(cache.schedule, timesteps), price(model, branch=cache.branch)
+        return price(model, branch=0)._replace(constant_flops=0)
+    return price(model, branch=cache.branch)
 
 
 def model_on_meta(name: str) -> "LongSkipModel":

@@ -38,21 +38,31 @@ def open_run(output: Output, record: Mapping[str, Any], *, alone: bool = True) -
 
     Not so where others write there too, since what is half-written may be theirs: then it is left to a later run.
     A folder of frames that was left so is replaced by `whole_folder`, when its sample is drawn.
-    Raises: ValueError where the folder holds samples of settings that do not go on with these.
+    Raises: as `check_goes_on`.
     """
-    text = json.dumps(record, indent=2, default=str) + "\n"
-    if holds_samples(output.folder):
-        held, asked = LATER | read_record(output.folder), json.loads(text)
-        if changed := [name for name, value in asked.items() if not goes_on(name, held.get(name), value)]:
-            raise ValueError(
-                f"{output.folder} holds {output.unit}s of other settings ({', '.join(changed)}): "
-                "take another --out, or remove it"
-            )
+    check_goes_on(output, record)
     output.folder.mkdir(parents=True, exist_ok=True)
     for entry in output.folder.iterdir():
         if alone and LEFT.fullmatch(entry.name) and entry.is_file():
             entry.unlink()
-    write_where_new(output.folder / RECORD, text)
+    write_where_new(output.folder / RECORD, as_text(record))
+
+
+def as_text(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, indent=2, default=str) + "\n"
+
+
+def check_goes_on(output: Output, record: Mapping[str, Any], *, unknown: Sequence[str] = ()) -> None:
+    """ValueError where the folder holds samples of settings that do not go on with these, but for `unknown` ones."""
+    if not holds_samples(output.folder):
+        return
+    held, asked = LATER | read_record(output.folder), json.loads(as_text(record))
+    changed = [name for name, value in asked.items() if not goes_on(name, held.get(name), value)]
+    if changed := [name for name in changed if name not in unknown]:
+        raise ValueError(
+            f"{output.folder} holds {output.unit}s of other settings ({', '.join(changed)}): "
+            "take another --out, or remove it"
+        )
 
 
 def goes_on(name: str, held: Any, asked: Any) -> bool:

@@ -7,6 +7,7 @@ others have written. What is made of all samples (manifest, grid, .npz, video) i
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -19,15 +20,20 @@ from tqdm import tqdm
 
 from skipdit.caching import Plan, SkipCacheConfig
 from skipdit.cli import outputs, records, tasks, wanted
-from skipdit.cli.flags import place, shard_of, spare_memory
+from skipdit.cli.download import announce
+from skipdit.cli.flags import check_place, place, shard_of, spare_memory
 from skipdit.cli.outputs import Output
 from skipdit.cli.wanted import Wanted
 from skipdit.evaluation.compare import Way, plan_of
-from skipdit.hub import load_pipeline
+from skipdit.hub import load_pipeline, parts
 from skipdit.hub.load import published_scheduler
 from skipdit.hub.lora import load_lora
+from skipdit.hub.sketch import sketch
 from skipdit.pipelines.draw import Settings, draw
 from skipdit.randomness import generator
+
+SOURCE = ("scheduler", "vae", "base", "beta_end", "weights")  # flags that say what is loaded, beside MODEL
+Asked = list[tuple[Any, list[str]]]  # each config with its prompts
 
 
 @dataclass(frozen=True)
@@ -78,23 +84,44 @@ class Run:
 
 
 def prepared(config: Any) -> list[Run]:
-    """Load the model and refuse what it cannot do, before anything is drawn or written."""
+    """Load the model and refuse what cannot be: before anything is downloaded what needs no weights to be known, and
+    the rest before anything is drawn or written."""
     config = tasks.with_recipe(config)
+    check_place(device=config.device, offload=config.offload)
     asked = [(each, wanted.read_prompts(each)) for each in wanted.one_a_file(config)]
-    pipeline = load_pipeline(
-        config.model, scheduler=config.scheduler, vae=config.vae, base=config.base, beta_end=config.beta_end,
-        weights=config.weights,
-    )  # fmt: skip
-    scheduler = config.scheduler or published_scheduler(pipeline.transformer)
-    runs = [run_of(replace(each, scheduler=scheduler), pipeline, prompts) for each, prompts in asked]
-    if config.lora is not None:
-        load_lora(pipeline.transformer, config.lora, scale=config.lora_scale)
-    spare_memory(pipeline, slicing=config.vae_slicing, tiling=config.vae_tiling)
+    source = {name: getattr(config, name) for name in SOURCE}
+    check_sketch(config, sketch(config.model, **source), asked)
+    announce(parts.absent(config.model, vae=config.vae, base=config.base))
+    runs = runs_of(load_pipeline(config.model, **source), asked)
+    equip(runs[0].pipeline, config)
+    return runs
+
+
+def check_sketch(config: Any, pipeline: DiffusionPipeline, asked: Asked) -> None:
+    """Ask a pipeline without weights all that the whole one is asked, and whether its samples go on with others."""
+    for run in runs_of(pipeline, asked):
+        records.check_goes_on(run.output, run.record, unknown=["negative_prompt"])  # the usual one is the tokenizer's
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch, of weights that are copied to none
+        add_lora(config, pipeline)
+
+
+def equip(pipeline: DiffusionPipeline, config: Any) -> None:
+    add_lora(config, pipeline)
     place(pipeline, device=config.device, dtype=config.dtype, offload=config.offload)
     if config.tf32:
         torch.set_float32_matmul_precision("high")
     pipeline.set_progress_bar_config(disable=True)
-    return runs
+
+
+def add_lora(config: Any, pipeline: DiffusionPipeline) -> None:
+    if config.lora is not None:
+        load_lora(pipeline.transformer, config.lora, scale=config.lora_scale)
+
+
+def runs_of(pipeline: DiffusionPipeline, asked: Asked) -> list[Run]:
+    usual = published_scheduler(pipeline.transformer)
+    return [run_of(replace(each, scheduler=each.scheduler or usual), pipeline, prompts) for each, prompts in asked]
 
 
 def run_of(config: Any, pipeline: DiffusionPipeline, prompts: list[str]) -> Run:
@@ -105,6 +132,7 @@ def run_of(config: Any, pipeline: DiffusionPipeline, prompts: list[str]) -> Run:
     samples = wanted.samples_of(config, pipeline, prompts, unit=unit)
     settings = tasks.settings_of(config, pipeline)
     tasks.check_run(config, pipeline, [sample.subject for sample in samples], settings)
+    spare_memory(pipeline, slicing=config.vae_slicing, tiling=config.vae_tiling)
     outputs.check_output(output, samples)
     return Run(config, pipeline, samples, settings, output, cache, plan_of(pipeline, Way(config.steps, cache)), prompts)
 

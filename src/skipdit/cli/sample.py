@@ -132,10 +132,9 @@ def sample(config: Sample) -> None:
 
 
 def check(config: Sample) -> None:
-    """What no model takes is better known before one is loaded."""
+    """What no model takes."""
     check_positive(config, *(name for name in COUNTS if getattr(config, name) is not None))
     check_seed(config.seed)
-    config.cache.config("class-to-image")
     if config.shard is not None:
         shard_of(config.shard)
     if config.tf32:

@@ -8,17 +8,15 @@
 A flag that the model at hand has no use for is an error, and so is a value that it would refuse later.
 """
 
-import sys
 from dataclasses import fields, replace
 from typing import Any
 
 from diffusers import DiffusionPipeline
 
 from skipdit.cli.flags import guided_channels
-from skipdit.hub import parts, registry
-from skipdit.hub.download import in_words
-from skipdit.hub.load import checked_model, class_of
-from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
+from skipdit.hub import registry
+from skipdit.hub.architectures import TASKS
+from skipdit.hub.load import checked_model
 from skipdit.pipelines import PixelAutoencoder, draw
 
 GUIDANCE_SCALES = {  # where nobody says
@@ -26,7 +24,6 @@ GUIDANCE_SCALES = {  # where nobody says
 }  # fmt: skip
 IMAGE, VIDEO, TEXT_VIDEO, TEXT_IMAGE = GUIDANCE_SCALES
 CLASSES, TEXT, VIDEOS = (IMAGE, VIDEO), (TEXT_VIDEO, TEXT_IMAGE), (VIDEO, TEXT_VIDEO)
-TASKS = {DiT: IMAGE, Latte: VIDEO, LatteT2V: TEXT_VIDEO, HunyuanDiT: TEXT_IMAGE}
 UNITS = {IMAGE: "image", VIDEO: "video", TEXT_VIDEO: "video", TEXT_IMAGE: "image"}
 USES: dict[str, tuple[tuple[str, ...], str]] = {  # flag -> the tasks that have a use for it, what to do for the others
     "classes": (CLASSES, "give --prompt"),
@@ -52,24 +49,15 @@ PUBLISHED_NEGATIVE = "错误的眼睛，糟糕的人脸，毁容，糟糕的艺�
 def with_recipe(config: Any) -> Any:
     """What is left out is as a published model was run, else 50 steps that guide all channels.
 
-    Says how much is downloaded first. Raises: ValueError for a part that the published model does not take.
+    Raises: ValueError for a published part, which is no model.
     """
     usual: dict[str, Any] = {"steps": 50, "guidance_channels": "all"}
     if config.model in registry.REGISTRY:
-        model = checked_model(registry.REGISTRY[config.model])
-        parts.check_parts(class_of(model), vae=config.vae, base=config.base)
-        recipe = model.recipe
+        recipe = checked_model(registry.REGISTRY[config.model]).recipe
         usual |= {"steps": recipe.steps, "scheduler": recipe.scheduler, "guidance_scale": recipe.guidance_scale}
         if config.guidance_scale is None or config.guidance_scale > 1:  # else there is nothing to guide
             usual["guidance_channels"] = str(recipe.guidance_channels)
-    say_what_is_missing(config)
     return replace(config, **{name: value for name, value in usual.items() if getattr(config, name) is None})
-
-
-def say_what_is_missing(config: Any) -> None:
-    if sizes := parts.absent(config.model, vae=config.vae, base=config.base):
-        listed = ", ".join(f"{name} {in_words(size)}" for name, size in sizes.items())
-        print(f"to download: {listed}; {in_words(sum(sizes.values()))} in all", file=sys.stderr)
 
 
 def task_of(pipeline: DiffusionPipeline) -> str:

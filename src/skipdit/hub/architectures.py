@@ -18,6 +18,7 @@ from skipdit.models.base import LongSkipModel
 
 Overrides = Mapping[str, Any]
 
+TASKS = {DiT: "class-to-image", Latte: "class-to-video", LatteT2V: "text-to-video", HunyuanDiT: "text-to-image"}
 LABELS = "y_embedder.embedding_table.weight"
 PUBLISHED_T2V = (1152, 16)  # width and heads of the one LatteT2V there is
 PUBLISHED_HUNYUAN_RATIO = 4.3637  # of MLP to width 1408, rounded down to 6144

@@ -15,16 +15,16 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from skipdit.hub.architectures import TASKS
+from skipdit.hub.load import PIPELINES, TEXT_PIPELINES
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.base import LongSkipModel
 
 Row = Mapping[str, Any]  # of one way to draw
 
-TASKS = {DiT: "class-to-image", Latte: "class-to-video", LatteT2V: "text-to-video", HunyuanDiT: "text-to-image"}
-PIPELINE_OF = {
-    DiT: "ClassToImagePipeline", Latte: "ClassToVideoPipeline", LatteT2V: "LattePipeline",
-    HunyuanDiT: "HunyuanDiTPipeline",
-}  # fmt: skip
+PIPELINE_OF = {kind: pipeline.__name__ for kind, pipeline in PIPELINES.items()} | {
+    kind: name for kind, (_, name) in TEXT_PIPELINES.items()
+}
 PIXELS = (1, 3)  # channels of a model that needs no autoencoder
 PUBLISHED_VAE_SCALE = 8
 CACHE = "enable_cache(SkipCacheConfig(interval=2))  # the middle layers in every second step"

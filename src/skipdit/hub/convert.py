@@ -8,9 +8,9 @@ Whatever lies there becomes a `Source`: the model without weights and its tensor
 yet. From it each layout is written tensor by tensor (docs/decisions/0016), whole or not at all.
 """
 
-import inspect
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,16 +22,19 @@ import torch
 from diffusers import DiTTransformer2DModel, HunyuanDiT2DModel, LatteTransformer3DModel, Transformer2DModel
 from torch import Tensor
 
-from skipdit.files import whole_folder
+from skipdit.files import new_folder
 from skipdit.hub import registry
-from skipdit.hub.architectures import Overrides
-from skipdit.hub.download import located
+from skipdit.hub.architectures import ARCHITECTURES, Overrides
 from skipdit.hub.errors import CheckpointError, DamagedCheckpointError, NotFiniteError
-from skipdit.hub.folders import WEIGHTS, shard_names
+from skipdit.hub.fetching import located
+from skipdit.hub.folders import PICKLED, WEIGHTS, shard_names
 from skipdit.hub.load import (
+    CHECKPOINT_SUFFIXES,
+    EMBEDDED,
     MODELS,
     checked_class,
     checked_model,
+    class_of,
     is_pipeline,
     is_stock_dit,
     locate,
@@ -39,7 +42,10 @@ from skipdit.hub.load import (
     read_config,
 )
 from skipdit.hub.names import HUNYUAN, NameMap, stock_dit
-from skipdit.hub.original import check_finite, check_fit, described, grafts, read, unwrap
+from skipdit.hub.original import arch_of, check_finite, check_fit, described, grafts, read, unwrap
+from skipdit.hub.plans import in_words, nearest
+from skipdit.hub.settings import check_overrides, defaults_of, spelled, untold
+from skipdit.hub.spelling import did_you_mean
 from skipdit.hub.streaming import LazyState, LazyTensor, Progress, lazily, save, unseen
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.base import LongSkipModel
@@ -48,8 +54,6 @@ from skipdit.nn.embeddings import sincos_2d
 
 LAYOUTS = ("diffusers", "stock", "original")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-OLD_WEIGHTS = "diffusion_pytorch_model.bin"  # before safetensors
-FILES = (".pt", ".pth", ".safetensors")
 POSITIONS = "pos_embed"  # of DiT, in the file; diffusers' class works it out
 TABLES = {"caption_projection.y_embedding", "pos_embed.pos_embed"}  # that folders of an older diffusers hold
 TABLE_ROUNDING = 5e-3  # of numbers up to 1 in bfloat16
@@ -132,7 +136,7 @@ def convert(
     Raises:
         ValueError: settings out of bounds or without effect, `out` that exists, a model that the layout cannot hold.
         CheckpointError: what lies at `source` is not a whole, harmless, finite model.
-        OSError: `out` cannot be written.
+        OSError: `out` cannot be written, or is there by now; nothing is begun where the disk has too little room.
     """
     out = Path(out)
     check_target(out, layout, wrap)
@@ -143,6 +147,7 @@ def convert(
     found = read_source(source, weights=weights, arch=arch, overrides=dict(overrides or {}), upcycle=upcycle)
     target = TARGETS[layout](found)
     tensors = {name: in_dtype(name, tensor, dtype) for name, tensor in target.tensors.items()}
+    check_room(sum(tensor.nbytes for tensor in tensors.values()), out)
     if target.config is None:
         save(tensors, out, wrap=wrap, progress=progress)
     else:
@@ -155,12 +160,23 @@ def check_target(out: Path, layout: str, wrap: str | None) -> None:
         raise ValueError(f"layout is {layout!r}: take one of {', '.join(LAYOUTS)}")
     if os.path.lexists(out):
         raise ValueError(f"{out} exists: remove it, or name another place to write to")
-    is_file, wrapped = out.suffix in FILES, "" if wrap is None else f" (wrapped as {wrap}: .pt or .pth)"
+    is_file, wrapped = out.suffix in CHECKPOINT_SUFFIXES, "" if wrap is None else f" (wrapped as {wrap}: .pt or .pth)"
     if layout == "original" and (not is_file or wrap is not None and out.suffix == ".safetensors"):
         raise ValueError(f"{out} must end in .pt, .pth or .safetensors{wrapped} for the original layout")
     if layout != "original" and (is_file or wrap is not None):
         at_fault = f"wrap is {wrap!r}" if wrap is not None else f"{out} is named as a file"
         raise ValueError(f"{at_fault}: layout {layout} writes a folder, which has no wrapping and no such suffix")
+
+
+def check_room(size: int, out: Path) -> None:
+    """OSError where the disk has less room than the tensors need."""
+    folder = nearest(out.absolute().parent)
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise OSError(
+            f"{out} would have {in_words(size)}, but {in_words(free)} are free at {folder}: make room, or name a place"
+            " on another disk"
+        )
 
 
 def in_dtype(name: str, tensor: LazyTensor, dtype: str | None) -> LazyTensor:
@@ -192,19 +208,29 @@ def absent(source: str) -> dict[str, int]:
 def read_source(
     source: str | Path, *, weights: str | None, arch: str | None, overrides: dict[str, Any], upcycle: int | None
 ) -> Source:
+    check_asked(str(source), weights=weights, arch=arch, overrides=overrides, upcycle=upcycle)
     known = registry.REGISTRY.get(str(source))
-    if known is not None and checked_model(known).format == "original":
+    if known is not None and known.format == "original":
         arch, overrides = arch or known.arch, {**known.config, **overrides}
     path = locate(str(source))
+    check_name(str(source), path)
     folder = path / "transformer" if is_pipeline(path) else path
     if not folder.is_dir():
-        found, state = unwrap(read(folder), weights)
-        kind, config, state = described(state, arch, overrides)
-        check_overrides(overrides, kind.model)
-        return model_source(kind.model, config, state, to_ours=kind.names, weights=found, upcycle=upcycle)
-    given = {"weights": weights, "arch": arch, "overrides": overrides or None}
-    if names := [name for name, value in given.items() if value is not None]:
-        raise ValueError(f"{', '.join(names)}: {folder} is a folder, whose config.json tells all; leave them out")
+        return file_source(folder, weights=weights, arch=arch, overrides=overrides, upcycle=upcycle)
+    check_not_given(folder, weights=weights, arch=arch, overrides=overrides)
+    return folder_source(folder, upcycle=upcycle)
+
+
+def file_source(
+    path: Path, *, weights: str | None, arch: str | None, overrides: Overrides, upcycle: int | None
+) -> Source:
+    found, state = unwrap(read(path), weights)
+    check_overrides(overrides, ARCHITECTURES[arch_of(state, arch)].model)
+    kind, config, state = described(state, arch, overrides)
+    return model_source(kind.model, config, state, to_ours=kind.names, weights=found, upcycle=upcycle)
+
+
+def folder_source(folder: Path, *, upcycle: int | None) -> Source:
     kind, config = folder_model(folder)
     state = {name: tensor for name, tensor in folder_state(folder).items() if name not in TABLES}
     if kind is DiTTransformer2DModel:
@@ -212,10 +238,31 @@ def read_source(
     return model_source(kind, config, state, upcycle=upcycle)
 
 
-def check_overrides(overrides: Overrides, kind: type[LongSkipModel]) -> None:
-    known = inspect.signature(kind.__init__).parameters.keys() - {"self"}
-    if unknown := [name for name in overrides if name not in known]:
-        raise ValueError(f"{kind.__name__} has no {', '.join(unknown)}: set one of {', '.join(sorted(known))}")
+def check_asked(
+    source: str, *, weights: str | None, arch: str | None, overrides: Overrides, upcycle: int | None
+) -> None:
+    """ValueError for what a published model cannot be asked for, before it is downloaded."""
+    known = registry.REGISTRY.get(source)
+    if known is None:
+        return
+    if checked_model(known).format == "diffusers":
+        check_not_given(known.name, weights=weights, arch=arch, overrides=overrides)
+    check_overrides(overrides, class_of(known))
+    on_meta(class_of(known), {**known.config, **overrides}, upcycle)
+
+
+def check_not_given(folder: str | Path, *, weights: str | None, arch: str | None, overrides: Overrides) -> None:
+    given = {"weights": weights, "arch": arch, "overrides": overrides or None}
+    if names := [name for name, value in given.items() if value is not None]:
+        raise ValueError(f"{', '.join(names)}: {folder} is a folder, whose config.json tells all; leave them out")
+
+
+def check_name(source: str, path: Path) -> None:
+    """ValueError for what is neither there nor named as a file or a place, and so must be meant for a model's name."""
+    is_name = Path(source).name == source and path.suffix not in CHECKPOINT_SUFFIXES
+    if is_name and not path.exists():
+        near = did_you_mean(source, (*EMBEDDED, *registry.REGISTRY))
+        raise ValueError(f"no model, folder or file is called {source!r}: {near}`skipdit models` lists the models")
 
 
 def folder_model(folder: Path) -> tuple[type, dict[str, Any]]:
@@ -228,7 +275,7 @@ def folder_model(folder: Path) -> tuple[type, dict[str, Any]]:
 
 def folder_state(folder: Path) -> dict[str, Tensor]:
     """Every tensor of a folder, from one file or several; none is read before it is used."""
-    names = shard_names(folder) or [name for name in (WEIGHTS, OLD_WEIGHTS) if (folder / name).exists()][:1]
+    names = shard_names(folder) or [name for name in (WEIGHTS, PICKLED) if (folder / name).exists()][:1]
     if not names:
         raise DamagedCheckpointError(f"{folder} has no {WEIGHTS}, whole or in parts: copy the folder again")
     _, state = unwrap({key: tensor for name in names for key, tensor in read(folder / name).items()})
@@ -320,10 +367,6 @@ def ours_of_stock_dit(config: Mapping[str, Any], folder: Path) -> dict[str, Any]
     }
 
 
-def defaults_of(kind: type) -> dict[str, Any]:
-    return {name: parameter.default for name, parameter in inspect.signature(kind.__init__).parameters.items()}
-
-
 # What is written.
 
 
@@ -407,7 +450,15 @@ def as_original(source: Source) -> Target:
     model = source.model
     if model.config.get("fuse") == "residual" and model.num_skips:
         raise ValueError("the original layout cannot hold fuse='residual', its skips replace: take layout diffusers")
-    return Target(HUNYUAN.joined(source.tensors) if type(model) is HunyuanDiT else source.tensors)
+    tensors = HUNYUAN.joined(source.tensors) if type(model) is HunyuanDiT else source.tensors
+    return Target(tensors, notes=untold_notes(model, tensors))
+
+
+def untold_notes(model: LongSkipModel, tensors: LazyState) -> tuple[str, ...]:
+    """The settings that stand in no file of tensors, as the flags that give them back."""
+    told = untold({name: tensor.like for name, tensor in tensors.items()}, settings_of(model))
+    flags = " ".join(f"{name}={spelled(value)}" for name, value in told.items())
+    return (f"its tensors do not tell {', '.join(told)}: read it with `--set {flags}`",) if told else ()
 
 
 STOCK = {DiT: DiTTransformer2DModel, LatteT2V: LatteTransformer3DModel, HunyuanDiT: HunyuanDiT2DModel}
@@ -417,10 +468,9 @@ TARGETS: dict[str, Callable[[Source], Target]] = {
 
 
 def save_folder(tensors: LazyState, config: Mapping[str, Any], out: Path, *, progress: Progress) -> None:
-    """config.json and the weights, in a folder that is whole or absent."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    """config.json and the weights, in a new folder that is whole or absent."""
     try:
-        with whole_folder(out) as folder:
+        with new_folder(out) as folder:
             text = json.dumps({"_diffusers_version": diffusers.__version__, **config}, indent=2, sort_keys=True)
             (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")
             save(tensors, folder / WEIGHTS, progress=progress)

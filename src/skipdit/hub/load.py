@@ -16,11 +16,12 @@ from diffusers.utils import logging
 from skipdit.data.text import minilm, no_progress_bar
 from skipdit.hub import registry
 from skipdit.hub.architectures import ARCHITECTURES
-from skipdit.hub.download import download, located
+from skipdit.hub.fetching import download, located
 from skipdit.hub.folders import check_components, check_safetensors, shard_names
 from skipdit.hub.original import CheckpointError, check_finite, first_line, load_original
-from skipdit.hub.parts import check_parts
+from skipdit.hub.parts import absent, check_parts
 from skipdit.hub.registry import Published
+from skipdit.hub.spelling import did_you_mean
 from skipdit.hub.text_parts import text_encoders
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.base import LongSkipModel
@@ -52,6 +53,7 @@ TEXT_PIPELINES = {  # diffusers' own, from the modules that know how to draw wit
 PUBLISHED = {  # scheduler and steps
     DiT: ("ddpm", 250), Latte: ("ddpm", 250), LatteT2V: ("ddim-leading", 50), HunyuanDiT: ("ddpm", 100),
 }  # fmt: skip
+NAMES = (*EMBEDDED, *registry.REGISTRY)
 MINILM_WIDTH = 384
 INERT = {  # settings of diffusers 0.24 at the values that change nothing in Latte
     "attention_type": "default", "double_self_attention": False, "norm_num_groups": 32, "num_vector_embeds": None,
@@ -106,14 +108,14 @@ def load_pipeline(
     if known is not None:
         check_parts(class_of(known), vae=vae, base=base)  # before anything is downloaded
         vae, base = known.parts.get("vae") if vae is None else vae, known.parts.get("base") if base is None else base
+        fetch_missing(source, vae=vae, base=base)
     path, model = locate(source), load_model(source, weights=weights)
     check_parts(type(model), vae=vae, base=base)
+    fetch_missing(source, vae=vae, base=base)
     own = path if is_pipeline(path) else None
     sampler = scheduler_for(model, scheduler, folder=own, beta_end=beta_end)
     if type(model) in TEXT_PIPELINES:
         return text_pipeline(model, sampler, base=own if base is None else locate(base), vae=vae)
-    if base is not None:
-        raise ValueError(f"base is {base!r}: {type(model).__name__} takes no text; give its vae alone")
     if vae is None and own is not None and (own / "vae").exists():
         vae = str(own / "vae")
     return PIPELINES[type(model)](model, sampler, None if vae is None else load_vae(locate(vae)))
@@ -195,10 +197,16 @@ def reading_minilm(model: LongSkipModel) -> dict[str, Any]:
     return {"tokenizer": tokenizer, "text_encoder": text_encoder, "vae": pixels}
 
 
+def fetch_missing(source: str, *, vae: str | None, base: str | None) -> None:
+    """Download a model and its parts in one go, so that room is known for all of them before the first byte."""
+    if lacking := absent(source, vae=vae, base=base):
+        download(*lacking, parts=False)
+
+
 def locate(source: str) -> Path:
     """Where a model or a part lies; a published one is downloaded where it is missing."""
     if source in registry.REGISTRY:
-        return located(source) or download(source, parts=False)
+        return located(source) or download(source, parts=False)[source]
     return embedded_folder(source) if source in EMBEDDED else Path(source)
 
 
@@ -228,8 +236,9 @@ def load_model(source: str, *, weights: str | None = None) -> LongSkipModel:
     if path.suffix in CHECKPOINT_SUFFIXES and path.exists():
         return load_original(path, weights=weights).float()
     raise ValueError(
-        f"unknown model {source!r}: take one of {', '.join(EMBEDDED)}, a published one (`skipdit models`), a folder"
-        f" with config.json or model_index.json, or a {', '.join(CHECKPOINT_SUFFIXES)} file"
+        f"unknown model {source!r}: {did_you_mean(source, NAMES)}take one of {', '.join(EMBEDDED)}, a published one"
+        " (`skipdit models`), a folder with config.json or model_index.json, or a"
+        f" {', '.join(CHECKPOINT_SUFFIXES)} file"
     )
 
 
@@ -268,10 +277,9 @@ def model_folder(source: str) -> Path:
     for folder in (locate(source), locate(source) / "transformer"):
         if (folder / "config.json").exists():
             return folder
-    names = ", ".join(EMBEDDED)
     raise ValueError(
-        f"unknown model {source!r}: take XL/2, Latte-XL/2, LatteT2V, HunyuanDiT, one of {names}, a published one"
-        " (`skipdit models`), or a model folder"
+        f"unknown model {source!r}: {did_you_mean(source, NAMES)}take XL/2, Latte-XL/2, LatteT2V, HunyuanDiT, one of"
+        f" {', '.join(EMBEDDED)}, a published one (`skipdit models`), or a model folder"
     )
 
 

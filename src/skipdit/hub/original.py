@@ -79,13 +79,18 @@ def load_original(
     return model.eval()
 
 
+def arch_of(state: State, arch: str | None) -> str:
+    """The architecture that was asked for, or else the one that the tensors tell."""
+    if arch is not None and arch not in ARCHITECTURES:
+        raise ValueError(f"unknown arch {arch!r}: take one of {', '.join(ARCHITECTURES)}")
+    return recognised(state) if arch is None else arch
+
+
 def described(
     state: State, arch: str | None, overrides: Overrides
 ) -> tuple[Architecture, dict[str, Any], dict[str, Tensor]]:
     """The architecture, the arguments of its model, and the tensors that it reads."""
-    if arch is not None and arch not in ARCHITECTURES:
-        raise ValueError(f"unknown arch {arch!r}: take one of {', '.join(ARCHITECTURES)}")
-    arch = recognised(state) if arch is None else arch
+    arch = arch_of(state, arch)
     kind = ARCHITECTURES[arch]
     state = dict(kind.trimmed(state))
     try:

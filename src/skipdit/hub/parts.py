@@ -2,7 +2,7 @@
 
 from skipdit.hub import registry
 from skipdit.hub.architectures import ARCHITECTURES
-from skipdit.hub.download import located
+from skipdit.hub.fetching import missing
 from skipdit.hub.registry import Published
 from skipdit.models import DiT, HunyuanDiT, LatteT2V
 from skipdit.models.base import LongSkipModel
@@ -13,7 +13,8 @@ OF_TEXT = (LatteT2V, HunyuanDiT)
 def check_parts(kind: type[LongSkipModel], *, vae: str | None, base: str | None) -> None:
     """ValueError for a published name that is no autoencoder, or no base, for a model of this class.
 
-    Folders are judged by what lies in them, when they are read. Needs no network.
+    Folders are judged by what lies in them, when they are read; a model of classes takes none for a base. Needs no
+    network.
     """
     for role, name, fitting in (("vae", vae, autoencoders(kind)), ("base", base, bases(kind))):
         if name in registry.REGISTRY and name not in fitting:
@@ -22,6 +23,8 @@ def check_parts(kind: type[LongSkipModel], *, vae: str | None, base: str | None)
                 f"{role} is {name!r} ({title}), which is none for a {kind.__name__}:"
                 f" {remedy if fitting else 'leave it out'}"
             )
+    if base is not None and kind not in OF_TEXT:
+        raise ValueError(f"base is {base!r}: {kind.__name__} takes no text; give its vae alone")
 
 
 def autoencoders(kind: type[LongSkipModel]) -> list[str]:
@@ -32,9 +35,13 @@ def autoencoders(kind: type[LongSkipModel]) -> list[str]:
     if kind is HunyuanDiT:
         return []
     lenders = {base for model in OF_TEXT for base in bases(model)}
-    of_frames = {entry.parts.get("vae") for entry in entries(LatteT2V)} if kind is DiT else set()
-    parts = [name for name, entry in registry.REGISTRY.items() if entry.task == "part"]
-    return [name for name in parts if name not in lenders | of_frames]
+    parts = [name for name, entry in registry.REGISTRY.items() if entry.task == "part" and name not in lenders]
+    return [name for name in parts if not (kind is DiT and decodes_frames(name))]
+
+
+def decodes_frames(name: str) -> bool:
+    """Whether a part is the autoencoder of published text-to-video models, which sees several frames."""
+    return name in {entry.parts.get("vae") for entry in entries(LatteT2V)}
 
 
 def bases(kind: type[LongSkipModel]) -> list[str]:
@@ -62,5 +69,4 @@ def absent(model: str, *, vae: str | None, base: str | None) -> dict[str, int]:
     entry = registry.REGISTRY.get(model)
     given = {role: part for role, part in (("vae", vae), ("base", base)) if part is not None}
     parts = ({} if entry is None else dict(entry.parts)) | given
-    names = [name for name in dict.fromkeys((model, *parts.values())) if name in registry.REGISTRY]
-    return {name: registry.REGISTRY[name].size for name in names if located(name) is None}
+    return missing(*(name for name in (model, *parts.values()) if name in registry.REGISTRY), parts=False)

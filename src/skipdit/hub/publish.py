@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import CommitInfo, HfApi, ModelCard
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from skipdit.files import write_text
 from skipdit.hub.card import card, read_numbers
@@ -76,10 +76,21 @@ def push_to_hub(
             page_of(folder, repo_id, **told)  # what it cannot say is better known before anything is sent
         with explained(repo_id):
             repo_id = open_repository(api, repo_id, private=private)
-            if not kept and (given or not api.file_exists(repo_id, PAGE)):
-                page_of(folder, repo_id, **told).save(page)
-            message = f"Upload {class_name(folder)}" if commit_message is None else commit_message
+            kept = kept or not given and api.file_exists(repo_id, PAGE)
+        message = f"Upload {class_name(folder)}" if commit_message is None else commit_message
+        with nullcontext() if kept else written(page_of(folder, repo_id, **told), page), explained(repo_id):
             return api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message, create_pr=create_pr)
+
+
+@contextmanager
+def written(made: ModelCard, page: Path) -> Iterator[None]:
+    """A page in its folder, which stays there if all goes well; if not, the same call can be made again."""
+    try:
+        made.save(page)
+        yield
+    except BaseException:
+        page.unlink(missing_ok=True)
+        raise
 
 
 def check_honoured(*, safe_serialization: bool, variant: str | None, subfolder: str | None) -> None:
@@ -155,15 +166,22 @@ def open_repository(api: HfApi, repo_id: str, *, private: bool | None) -> str:
 
 @contextmanager
 def explained(repo_id: str) -> Iterator[None]:
-    """What huggingface_hub and its HTTP library raise, in one line that says what to do."""
+    """What huggingface_hub and its HTTP library raise, in one line that says what to do; bugs stay bugs."""
     try:
         yield
-    except (PublishError, ValueError):
-        raise
     except HfHubHTTPError as error:
         raise PublishError(refused(repo_id, error)) from None
-    except Exception as error:  # whatever a broken connection makes of it, offline mode among it
+    except (OSError, HTTPError, RuntimeError) as error:
+        if not is_of_connection(error):
+            raise
         raise PublishError(f"{repo_id} cannot be reached ({first_line(error)}): try again when it can") from None
+
+
+def is_of_connection(error: Exception) -> bool:
+    """Whether it tells of a broken connection, offline mode among it, and not of a file, a refusal of ours or a bug."""
+    if isinstance(error, RuntimeError):
+        return type(error) is RuntimeError  # which hf_xet raises
+    return not isinstance(error, OSError) or error.filename is None
 
 
 def refused(repo_id: str, error: HfHubHTTPError) -> str:

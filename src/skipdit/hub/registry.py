@@ -5,25 +5,32 @@ the paper, and which numbers it had there. Facts that could not be checked are i
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from huggingface_hub import constants
+
 from skipdit.caching.config import SkipCacheConfig
+from skipdit.hub.spelling import did_you_mean
 
 T = TypeVar("T")
 TASKS = ("class-to-image", "class-to-video", "text-to-video", "text-to-image", "part")
 FORMATS = ("original", "diffusers")
 ORIGINS = ("published", "computed")  # of a size: rounded on its page, or parameters x 4
 ROLES = ("vae", "base")  # what a part is to a model, as `load_pipeline` calls it
+VARIANTS = ("*.fp16[.-]*", "*.bf16[.-]*", "*.non_ema[.-]*")  # the same weights again, as diffusers names them
 
 
 @dataclass(frozen=True)
 class Hub:
-    """Files of a repository of the hub, by name or pattern; the model is `path` among them, or all of the folder."""
+    """Files of a repository of the hub, by name or pattern; the model is `path` among them, or all of the folder.
+
+    A * stands for any part of a name, but neither for a folder nor for a variant (fp16) of the weights.
+    """
 
     repo: str
     files: tuple[str, ...]
@@ -33,6 +40,29 @@ class Hub:
     @property
     def page(self) -> str:
         return self.repo
+
+    @property
+    def address(self) -> str:
+        return f"{constants.ENDPOINT}/{self.repo}"
+
+    @property
+    def unwanted(self) -> list[str]:
+        """What a * of `files` would match beside the wanted, in the patterns of fnmatch, whose * crosses folders."""
+        crossing = [
+            f"{pattern[:at]}*/*{pattern[at + 1 :]}"
+            for pattern in self.files
+            for at, sign in enumerate(pattern)
+            if sign == "*"
+        ]
+        return [*VARIANTS, *crossing]
+
+    def wants(self, name: str) -> bool:
+        return any(matches(name, pattern) for pattern in self.files)
+
+    def unmatched(self, names: Iterable[str]) -> list[str]:
+        """The patterns of which there is no file among `names`."""
+        names = list(names)
+        return [pattern for pattern in self.files if not any(matches(name, pattern) for name in names)]
 
 
 @dataclass(frozen=True)
@@ -46,8 +76,16 @@ class Web:
         return self.url.rpartition("/")[2]
 
     @property
+    def files(self) -> tuple[str, ...]:
+        return (self.path,)
+
+    @property
     def page(self) -> str:
         return self.url.split("/")[2]
+
+    @property
+    def address(self) -> str:
+        return self.url
 
 
 @dataclass(frozen=True)
@@ -177,6 +215,15 @@ def check_relative(path: str, name: str) -> str:
     return path
 
 
+def matches(name: str, pattern: str) -> bool:
+    """Whether a name is the pattern's, folder by folder, and of no variant of the weights."""
+    parts, patterns = name.split("/"), pattern.split("/")
+    if name == pattern:
+        return True
+    alike = len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
+    return alike and not any(fnmatchcase(parts[-1], variant) for variant in VARIANTS)
+
+
 REGISTRY = read(Path(__file__).with_name("registry.json"))
 
 
@@ -184,8 +231,7 @@ def published(name: str) -> Published:
     """The entry of a name; ValueError with the nearest names for another."""
     if name in REGISTRY:
         return REGISTRY[name]
-    near = get_close_matches(name, REGISTRY, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}? " if near else ""
+    hint = did_you_mean(name, REGISTRY)
     raise ValueError(f"no published model is called {name!r}: {hint}`skipdit models` lists them")
 
 

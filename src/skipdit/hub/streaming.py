@@ -78,7 +78,8 @@ def made(state: LazyState) -> dict[str, Tensor]:
 def save(state: LazyState, path: Path, *, wrap: str | None = None, progress: Progress = unseen) -> None:
     """Write a new .safetensors, .pt or .pth file that is whole or absent; `wrap` puts the tensors of a .pt inside.
 
-    Raises: ValueError for another suffix, or a dtype that no published checkpoint has.
+    Raises: ValueError for another suffix, or a dtype that no published checkpoint has; FileExistsError for a `path`
+        that is there, or was made meanwhile.
     """
     check_dtypes(state)
     if path.suffix == ".safetensors" and wrap is None:
@@ -100,7 +101,7 @@ def check_dtypes(state: LazyState) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file aside to write into, in the same folder, renamed to `path` when it is whole."""
+    """A file aside to write into, in the same folder, renamed to `path` when it is whole, over no other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
@@ -108,7 +109,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        if os.path.lexists(path):
+            raise FileExistsError(f"{path} was made meanwhile: remove it, or name another place to write to")
+        aside.rename(path)
     finally:
         aside.unlink(missing_ok=True)
 

@@ -1,0 +1,79 @@
+"""Settings of a model that its tensors do not tell: checked where they are given, named where they will be needed.
+
+    model   {"num_heads": 4, "sample_size": [32, 64], "prediction_type": "v_prediction", ...}
+    told    num_heads=4 sample_size=32,64 prediction_type=v_prediction        as `skipdit convert --set` takes them
+
+The tensors of a published file tell widths and counts. Everything else is a published default, or must be given.
+"""
+
+import inspect
+import json
+from collections.abc import Mapping
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from skipdit.hub.architectures import Overrides
+from skipdit.hub.names import State
+from skipdit.hub.original import described
+from skipdit.hub.spelling import did_you_mean
+from skipdit.models.base import LongSkipModel
+
+TAKES = {
+    int: "a whole number", float: "a number", str: "a word", bool: "true or false", tuple: "two whole numbers as 32,64",
+    NoneType: "null",
+}  # fmt: skip
+
+
+def check_overrides(overrides: Overrides, kind: type[LongSkipModel]) -> None:
+    """ValueError for a setting that a class does not have, or a value of another type than it takes."""
+    hints = get_type_hints(kind.__init__)
+    if unknown := [name for name in overrides if name not in hints]:
+        near = did_you_mean(unknown[0], hints)
+        raise ValueError(f"{kind.__name__} has no {', '.join(unknown)}: {near}set one of {', '.join(sorted(hints))}")
+    for name, value in overrides.items():
+        options = options_of(hints[name])
+        if not any(is_a(value, option) for option in options):
+            wanted = " or ".join(TAKES[get_origin(option) or option] for option in options)
+            raise ValueError(f"{name} is {spelled(value)}: {kind.__name__} takes {wanted}")
+
+
+def options_of(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type that it is."""
+    return (hint,) if get_origin(hint) in (None, tuple) else get_args(hint)
+
+
+def is_a(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        return isinstance(value, tuple | list) and len(value) == len(kinds) and all(map(is_a, value, kinds))
+    return type(value) in ((int, float) if kind is float else (kind,))  # but True, which Python calls an int, is none
+
+
+def untold(state: State, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a model's settings that `load_original` must be given with its tensors, to find all of them again.
+
+    A setting that is None is whatever the tensors tell.
+    """
+    settings = {name: value for name, value in settings.items() if value is not None}
+    return {name: value for name, value in settings.items() if not is_told(state, name, settings)}
+
+
+def is_told(state: State, name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a setting is read off the tensors, or the default, where all others are given."""
+    others = {other: value for other, value in settings.items() if other != name}
+    try:
+        kind, config, _ = described(state, None, others)
+    except ValueError:  # which asks for it
+        return False
+    return (defaults_of(kind.model) | config)[name] == settings[name]
+
+
+def defaults_of(kind: type) -> dict[str, Any]:
+    return {name: parameter.default for name, parameter in inspect.signature(kind.__init__).parameters.items()}
+
+
+def spelled(value: Any) -> str:
+    """A value as `--set NAME=VALUE` takes it."""
+    if isinstance(value, tuple | list):
+        return ",".join(map(spelled, value))
+    return value if isinstance(value, str) else json.dumps(value)
