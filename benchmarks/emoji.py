@@ -59,10 +59,12 @@ def distances(results: dict[str, Result], train: Tensor, test: Tensor) -> dict[s
     return {name: apart.mean().item() for name, apart in means.items()}
 
 
-def section(results: dict[str, Result], near: dict[str, float], settings: dict) -> str:
-    how = "{images} images, {steps} DDIM steps, guidance {guidance}, seed {seed}".format(**settings)
+def section(results: dict[str, Result], near: dict[str, float], record: dict) -> str:
+    how = "{images} images, {steps} DDIM steps, guidance {guidance}, seed {seed}".format(**record["settings"])
+    where = "{platform} CPU, {threads} threads, torch {torch}".format(**record["machine"])
     said = ", ".join(f"{value:.3f} for {name}" for name, value in near.items())
-    return f"{how}.\n\n{markdown(results)}\n\nMean distance from the nearest training drawing: {said}."
+    caption = f"{how}; {where}, {record['date']}."
+    return f"{caption}\n\n{markdown(results)}\n\nMean distance from the nearest training drawing: {said}."
 
 
 def main() -> None:
@@ -94,7 +96,7 @@ def main() -> None:
         "results": {name: as_json(result) for name, result in results.items()}, "distance from training": near,
     }  # fmt: skip
     write_text(WEIGHTS / "emoji-measured.json", json.dumps(record, indent=2) + "\n")
-    table = section(results, near, settings)
+    table = section(results, near, record)
     write_section(WEIGHTS / "README.md", "emoji measured", table)
     print(table)
 
