@@ -282,7 +282,8 @@ def test_the_table_is_the_record_with_machine_and_date(hub):
     quality = (f"{row['fidelity']['psnr']:.1f}", f"{row['fidelity']['ssim']:.4f}")
     assert f"| {' | '.join(['N=2, branch 1, hold', '25 / 25', *cells, *quality])} |" in page
     assert "images 14, steps 50, guidance 3.0" in page
-    assert f"x86_64 CPU, threads: 1, torch {record['machine']['torch']}; {record['date']}." in page
+    threads, torch_version = record["machine"]["threads"], record["machine"]["torch"]
+    assert f"x86_64 CPU, threads: {threads}, torch {torch_version}; {record['date']}." in page
     assert f"held-out real drawings {record['distance from training']['held-out real drawings']:.4g}" in page
 
 
