@@ -35,9 +35,11 @@ test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 # bitsandbytes lies apart: where it is installed, every import of diffusers imports it too, a second later and with a word
-test-all: lint
+$(VENV)/eight-bit: $(VENV)/installed-dev
+	$(PIP) --no-deps --target $@ bitsandbytes
+
+test-all: lint $(VENV)/eight-bit
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m ""
-	$(PIP) --no-deps --target $(VENV)/eight-bit bitsandbytes
 	PYTHONPATH=$(VENV)/eight-bit $(BIN)/python -m pytest -m slow -k 8_bits
 
 bench: $(VENV)/installed-dev

@@ -1,16 +1,20 @@
 """`skipdit bench` and `skipdit demo`: tables, JSON and pictures of what a cache saves and costs."""
 
 import json
+import re
 from datetime import date
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from skipdit.cli.bench import Bench, bench
-from skipdit.cli.flags import Cache
+from skipdit.cli.bench import Bench, asked, bench, loaded, resolved
+from skipdit.cli.flags import Cache, parse
+from skipdit.cli.sample import Sample
+from skipdit.cli.tasks import settings_of, with_recipe
 from skipdit.evaluation.compare import check_size
 from skipdit.hub.card import read_numbers
+from skipdit.hub.sketch import sketch
 from skipdit.videos import read_video
 from tests.cli.conftest import contents
 from tests.pipelines.tiny import pipeline, tiny, tiny_latte, tiny_latte_t2v, tiny_vae
@@ -108,6 +112,62 @@ def test_what_would_be_ignored_or_cut_off_is_refused_before_any_is_drawn(skipdit
     said = skipdit(f"bench {tmp_path / 'text'} {SHORT} {flags} --out bench.json")
     assert complaint in said.complaint
     assert (said.code, contents()) == (2, {})
+
+
+USUAL = {"fashion-skip": 1.5, "moving-digits-skip": 4, "captioned-digits-skip": 4, "emoji-hunyuan": 6}
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_guidance_that_nobody_names_is_that_of_a_sample(name):
+    pipeline, prompt = sketch(name), ("up",) if name in ("captioned-digits-skip", "emoji-hunyuan") else ()
+    _, sampling = asked(resolved(Bench(name, prompt=prompt)), pipeline)
+    assert sampling.guidance_scale == settings_of(with_recipe(Sample(name)), pipeline).guidance_scale == USUAL[name]
+
+
+def test_videos_without_classes_are_measured_without_guidance_unless_told(skipdit, tmp_path):
+    tiny_latte(sample_size=16, num_classes=0).save_pretrained(tmp_path / "free")
+    done = skipdit(f"bench {tmp_path / 'free'} {SHORT} --steps 4 --out bench.json")
+    assert done.code == 0, done.err
+    assert strict(contents()["bench.json"])["settings"]["guidance_scale"] == 1
+    told = skipdit(f"bench {tmp_path / 'free'} {SHORT} --guidance-scale 1.5 --out other.json")
+    assert (told.code, told.complaint) == (2, "guidance_scale is 1.5: this model has no classes, so take 1")
+
+
+def test_the_noise_of_hunyuan_ends_where_told_and_that_of_others_cannot_be():
+    config = resolved(Bench("emoji-hunyuan", prompt=("up",), steps=4, beta_end=0.025))
+    assert loaded(config).scheduler.config.beta_end == 0.025
+    with pytest.raises(ValueError, match=r"beta_end is 0.025, for which a class-to-image model has no use"):
+        loaded(resolved(Bench("fashion-skip", beta_end=0.025)))
+
+
+def flags_of(page: str) -> dict[str, str]:
+    """What a help page says of each flag, its lines joined."""
+    words = " ".join(re.sub("[│╭╮╰╯─]", " ", page).split())
+    return dict(re.findall(r"(?:^| )(--[a-z][a-z.-]*),? (.*?)(?= --[a-z]| cache options|$)", words))
+
+
+def help_of(verb: str, capsys) -> str:
+    with pytest.raises(SystemExit):
+        parse({"bench": Bench, "sample": Sample}[verb], verb, ["--help"])
+    return capsys.readouterr().out
+
+
+def test_what_a_bench_shares_with_a_sample_is_explained_alike(capsys):
+    ours, theirs = flags_of(help_of("bench", capsys)), flags_of(help_of("sample", capsys))
+    alike = {
+        "--weights", "--prompt", "--beta-end", "--guidance-scale", "--guidance-channels", "--vae", "--base",
+        "--compile", "--cache.preset", "--cache.order",
+    }  # fmt: skip
+    assert alike <= ours.keys()
+    assert {flag: ours[flag] for flag in alike} == {flag: theirs[flag] for flag in alike}
+
+
+def test_help_names_the_flag_cache_and_no_python(capsys):
+    page = help_of("bench", capsys)
+    assert "--cache alone is --cache.preset model" in " ".join(page.split())
+    assert "None" not in page
+    assert "(default: )" not in page
+    assert all(flags_of(page)[flag].strip() for flag in ("--vae", "--warmup", "--base"))
 
 
 PARTS = ("class-to-image", "class-to-video", "text-to-video", "text-to-image")

@@ -1,6 +1,7 @@
 """`bench`, `convert` and `plan` of a published NAME, from a server on loopback: announced, downloaded, as published."""
 
 import json
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from huggingface_hub import constants
 
 from skipdit import DiT
-from skipdit.hub import registry
+from skipdit.cli.bench import Bench, loaded, resolved
+from skipdit.hub import convert, registry
 from skipdit.hub.load import load_model
 from tests.hub.loopback import serving
 from tests.models.subject import assert_equal, randomised
@@ -45,9 +47,9 @@ def entries(url: str) -> dict:
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-    """A registry, its server, and the model there."""
-    model = randomised(DiT(**CONFIG)).eval()
-    torch.save({"ema": model.state_dict()}, tmp_path / "tiny.pt")
+    """A registry, its server, and the model there, beside other weights of it."""
+    model, raw = randomised(DiT(**CONFIG)).eval(), DiT(**CONFIG)
+    torch.save({"ema": model.state_dict(), "model": raw.state_dict()}, tmp_path / "tiny.pt")
     with serving() as server:
         (tmp_path / "registry.json").write_text(json.dumps(entries(server.url)))
         monkeypatch.setattr(registry, "REGISTRY", registry.read(tmp_path / "registry.json"))
@@ -90,6 +92,22 @@ def test_what_is_given_to_a_bench_goes_before_what_was_published(skipdit, publis
     assert document["settings"]["cache"]["window"] is None
 
 
+@pytest.mark.parametrize("weights", ["ema", "model"])
+def test_the_weights_measured_are_those_asked_for(published, weights):
+    server, _ = published
+    expected = torch.load(BytesIO(server.files["tiny.pt"]), weights_only=True)[weights]
+    found = loaded(resolved(Bench("tiny-skip", weights=weights))).transformer.state_dict()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+
+
+def test_a_bench_of_weights_that_a_folder_has_not_is_refused(skipdit, published):
+    _, model = published
+    model.save_pretrained("model")
+    said = skipdit(f"bench model --steps 4 {ONCE} --weights ema")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "which holds one set: leave it out" in said.complaint
+
+
 def test_without_a_published_cache_a_bench_measures_every_second_step(skipdit, published):
     assert bench(skipdit, "tiny-uncached --num-images 1")["settings"]["cache"]["interval"] == 2
 
@@ -114,6 +132,20 @@ def test_a_name_is_converted_as_the_registry_knows_it_after_saying_how_much(skip
         assert {name: again.config[name] for name in CONFIG} == CONFIG
         assert_equal(list(again.state_dict().values()), list(model.state_dict().values()))
     assert len(server.got("tiny.pt")) == 1
+
+
+def test_what_a_model_that_is_here_cannot_be_asked_for_is_found_out_once(skipdit, published, monkeypatch):
+    """Since it builds the model without weights; before a download it is found out twice."""
+    asked, check_asked = [], convert.check_asked
+
+    def counted(source, **told):
+        asked.append(source)
+        check_asked(source, **told)
+
+    monkeypatch.setattr(convert, "check_asked", counted)
+    for out, expected in (("first", 2), ("second", 3)):
+        assert skipdit(f"convert tiny-skip {out}").code == 0
+        assert len(asked) == expected
 
 
 def test_a_setting_that_is_given_goes_before_that_of_the_registry(skipdit, published):

@@ -103,7 +103,7 @@ def test_settings_that_stand_in_no_tensor_are_noted_as_flags(skipdit, checkpoint
     said = skipdit("convert a.pt b.pt --as original --set num_heads=2 prediction_type=sample")
     _, note = said.out.splitlines()
     assert note == (
-        "note: its tensors do not tell num_heads, prediction_type: read it with"
+        "note: its tensors do not tell num_heads, prediction_type: give `skipdit convert` back"
         " `--set num_heads=2 prediction_type=sample`"
     )
 

@@ -10,11 +10,12 @@ import pytest
 from huggingface_hub import constants
 
 from skipdit.cli.flags import parse
+from skipdit.cli.models import numbers
 from skipdit.cli.sample import Sample
 from skipdit.hub import registry
 from skipdit.hub.load import EMBEDDED
 from skipdit.hub.records import record_path
-from skipdit.hub.registry import REGISTRY
+from skipdit.hub.registry import REGISTRY, Numbers
 from tests.hub.loopback import serving
 
 MODELS = [name for name, model in REGISTRY.items() if model.task != "part"]
@@ -76,8 +77,7 @@ def test_what_could_not_be_verified_and_all_numbers_are_shown(skipdit, name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_command_is_one_of_ours(skipdit, name):
-    lines = skipdit(f"models {name}").out.partition("\ncommands\n")[2].splitlines()
-    ways = {way.removeprefix("  # "): line for way, line in zip(lines[::2], lines[1::2])}
+    ways = commands_of(name, skipdit)
     recipe = REGISTRY[name].recipe
     assert list(ways)[-1] == ("cached" if recipe.cache else "original")
     for way, line in ways.items():
@@ -85,6 +85,27 @@ def test_every_command_is_one_of_ours(skipdit, name):
         assert config.model in REGISTRY
         assert (config.steps, config.guidance_scale or 1) == (recipe.steps, recipe.guidance_scale)
         assert config.cache.config(REGISTRY[name].task) == (recipe.cache if way == "cached" else None)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_commands_can_be_run_in_turn(skipdit, name):
+    """Each draws to a place of its own: videos to a folder, images to a grid."""
+    asked = [parse(Sample, "sample", shlex.split(line)[2:]) for line in commands_of(name, skipdit).values()]
+    assert len({config.out for config in asked}) == len(asked)
+    assert {config.out.suffix for config in asked} == {"" if REGISTRY[name].recipe.frames else ".png"}
+
+
+def commands_of(name: str, skipdit) -> dict[str, str]:
+    """The commands for a model, by what stands above each; one of two lines is one for a shell."""
+    lines = skipdit(f"models {name}").out.partition("\ncommands\n")[2].replace("\\\n", "").splitlines()
+    return {way.removeprefix("  # "): line for way, line in zip(lines[::2], lines[1::2])}
+
+
+def test_a_column_that_is_measured_of_nothing_is_dashes():
+    rows = {"uncached": (1.5, None), "cached": (2.25, None)}
+    assert [line.split() for line in numbers(Numbers("a paper", ("FID", "IS"), rows))] == [
+        ["FID", "IS"], ["uncached", "1.50", "-"], ["cached", "2.25", "-"]
+    ]  # fmt: skip
 
 
 def test_an_unknown_name_is_a_usage_error(skipdit):

@@ -188,6 +188,15 @@ def test_with_one_of_its_flags_the_others_are_their_defaults(skipdit):
     assert drawn(skipdit("plan --model S/8 --steps 7 --cache.branch 1")) == "#.#.#.#"
 
 
+def test_help_says_what_a_flag_is_where_it_is_left_out(capsys):
+    with pytest.raises(SystemExit):
+        asked("--help")
+    page = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "None" not in page
+    assert "--steps N (default: 250, videos of text 50, images of text 100; of a published model its own)" in page
+    assert "(default: ddpm, videos of text ddim-leading; of a published model its own)" in page
+
+
 def test_computing_always_saves_nothing(skipdit):
     found = numbers(skipdit("plan --model S/8 --steps 10 --cache.interval 1"))
     assert (found["layers run"], found["FLOPs"], found["predicted speed-up"]) == ([100], [100], [1])

@@ -106,6 +106,20 @@ def test_the_run_is_written_beside_its_images(skipdit, model):
     assert "plan #.#.: 2 full, 2 cached" in said.out
 
 
+def test_one_is_not_said_in_the_plural(skipdit, model):
+    said = skipdit(f"sample {model} --steps 2 --num-images 1 --out image")
+    assert ("drawing 1 image: " in said.err, "image: 1 PNG, 2 " in said.out) == (True, True)
+    assert "s.npz: arr_0 of 1 image, " in skipdit(f"sample {model} --steps 2 --num-images 1 --out s.npz").out
+
+
+def test_help_promises_no_bits_in_other_batches_and_says_what_published_flags_do(skipdit, capfd):
+    with pytest.raises(SystemExit):
+        skipdit("sample --help")
+    text = " ".join(capfd.readouterr().out.replace("│", " ").split())
+    assert "in any batch it is the same sample, up to rounding" in text
+    assert "--deepcache -N N turn it on too" in text
+
+
 def test_without_words_there_is_one_image_for_each_class(skipdit, model):
     skipdit(f"sample {model} --steps 2 --out images")
     assert contents().keys() == {f"images/{name}" for name in names(5) | {"run.json"}}
@@ -200,7 +214,7 @@ def test_an_interrupted_run_goes_on_without_drawing_an_image_again(skipdit, mode
     assert {path.name for path in folder.iterdir()} == names(number) | {"run.json"}
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
     said = skipdit(f"sample {model} {SHORT} --out images")
-    assert (said.code, f"drawing {7 - number} images" in said.err) == (0, True)
+    assert (said.code, f"drawing {7 - number} image" in said.err) == (0, True)
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
     through, images = (pixels(tmp_path / "here" / out).astype(int) for out in ("through", "images"))
     # The rest is cut into batches anew: equal bits where the batches are the same, else up to rounding.

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, snapshot_download
 from safetensors.torch import save_file
 
 from skipdit.hub import registry
@@ -89,6 +89,22 @@ def test_a_named_vae_replaces_that_of_a_published_model_which_is_not_downloaded(
     assert not [asked for asked in published.asked if "usual-vae" in asked.path]
 
 
+@pytest.mark.parametrize("source", ["tiny-sets", "latents --vae other-vae"])
+def test_offline_nothing_is_announced_that_will_not_be_downloaded(skipdit, published, tmp_path, monkeypatch, source):
+    line = f"sample {source} {SHORT} --out images".replace("latents", str(tmp_path / "latents"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    said = skipdit(line)
+    assert "is not here, or not all of it, and HF_HUB_OFFLINE is set: unset it, then" in said.complaint
+    assert (said.code, said.err.count("\n"), published.asked, contents()) == (1, 1, [], {})
+
+
+def test_offline_what_another_program_downloaded_is_taken_and_not_announced(skipdit, published, tmp_path, monkeypatch):
+    snapshot_download("someone/other-vae", endpoint=published.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    said = skipdit(f"sample {tmp_path / 'latents'} {SHORT} --vae other-vae --out images")
+    assert (said.code, "to download" in said.err) == (0, False)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -117,7 +133,7 @@ KNOWN_BEFORE = {  # by the class and the settings of a model
     f"{IMAGES} --scheduler fast": "unknown scheduler 'fast'",
     f"{IMAGES} --guidance-channels 5 --guidance-scale 2": "guidance_channels is 5: take 1 to 4, or 'all'",
     f"{IMAGES} --steps 1001": "num_steps is 1001, but a chain of 1000 training steps can be walked in 1 to 1000",
-    f"{IMAGES} --vae nowhere": "vae is 'nowhere': name the folder of an AutoencoderKL",
+    f"{IMAGES} --vae nowhere": "name the folder of an AutoencoderKL",
     f"{IMAGES} --base .": "base is '.': DiT takes no text; give its vae alone",
     f"{VIDEOS} --frames 4": "video has 4 frames: this model has temporal positions for 1 to 3",
     f"{VIDEOS} --out x.npz": "out is 'x.npz': it must end in .png, .mp4, .mkv, .webp or .gif, or be a folder",

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from skipdit.cli import INTERRUPTED
+from skipdit.cli.outputs import Output
+from skipdit.cli.records import check_goes_on, open_run
 from tests.cli.conftest import contents
 from tests.cli.stopped import interrupt
 from tests.pipelines.tiny import tiny_latte
@@ -107,6 +110,52 @@ def test_a_shard_of_other_settings_is_refused(skipdit, model):
     skipdit(f"sample {model} {EIGHT} --shard 0/2 --out images")
     said = skipdit(f"sample {model} {EIGHT} --shard 1/2 --seed 1 --out images")
     assert (said.code, "images holds images of other settings (seed)" in said.complaint) == (2, True)
+
+
+def test_of_shards_that_begin_together_those_of_other_settings_than_the_first_are_refused(tmp_path):
+    output = Output(tmp_path / "images", "image", ".png")
+    open_run(output, {"seed": 1, "shard": "0/2"}, alone=False)
+    with pytest.raises(ValueError, match=r"run\.json is that of a run of other settings \(seed\): take another --out"):
+        open_run(output, {"seed": 2, "shard": "1/2"}, alone=False)
+    open_run(output, {"seed": 1, "shard": "1/2"}, alone=False)
+    assert {path: json.loads(held) for path, held in contents(output.folder).items()} == {
+        "run.json": {"seed": 1, "shard": "0/2"}
+    }
+    open_run(output, {"seed": 2}, alone=True)
+    assert json.loads(contents(output.folder)["run.json"]) == {"seed": 2}, "one that is alone has nobody to go on with"
+
+
+def test_a_run_that_comes_first_between_a_look_and_the_writing_is_found(tmp_path, monkeypatch):
+    output, link = Output(tmp_path / "images", "image", ".png"), os.link
+
+    def second(aside, path):
+        monkeypatch.undo()
+        open_run(output, {"seed": 1}, alone=False)
+        link(aside, path)
+
+    monkeypatch.setattr(os, "link", second)
+    with pytest.raises(ValueError, match=r"other settings \(seed\)"):
+        open_run(output, {"seed": 2}, alone=False)
+    assert {path: json.loads(held) for path, held in contents(output.folder).items()} == {"run.json": {"seed": 1}}
+
+
+def test_a_shard_of_a_finished_file_is_refused_and_draws_nothing(skipdit, model):
+    line = f"sample {model} {EIGHT} --out grid.png"
+    skipdit(line)
+    before = contents()
+    said = skipdit(f"{line} --shard 1/2")
+    assert said.complaint == "grid.png is finished, so no shard of it is left to draw: remove it to draw it anew"
+    assert (said.code, contents()) == (2, before)
+    assert skipdit(f"{line} --shard 1/2 --seed 1").code == 0, "which is of another file"
+
+
+def test_a_finished_file_is_of_other_settings_where_one_that_is_not_known_yet_differs(tmp_path):
+    output = Output(tmp_path / "grid.png", "image", ".png")
+    for name, held in (("grid.png", "an image"), ("grid.json", json.dumps({"negative_prompt": "bad"}))):
+        (tmp_path / name).write_text(held)
+    check_goes_on(output, {"negative_prompt": "worse"}, alone=False, unknown=["negative_prompt"])
+    with pytest.raises(ValueError, match="is finished"):
+        check_goes_on(output, {"negative_prompt": "bad"}, alone=False, unknown=["negative_prompt"])
 
 
 def test_more_shards_than_samples_leave_some_with_none(skipdit, model):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from skipdit.cli import INTERRUPTED, outputs
+from skipdit.cli import INTERRUPTED, outputs, records
 from skipdit.cli.flags import place
 from skipdit.cli.records import open_run
 from skipdit.cli.sample import Format
@@ -288,6 +288,22 @@ cli.main(sys.argv[1:])
     assert skipdit(line).code == 0
     assert {path.name for path in folder.iterdir()} == names(5) | {"run.json", "manifest.csv"}
     assert {row["file"] for row in rows(folder)} == names(5)
+
+
+def test_the_manifest_is_written_again_when_a_tenth_is_new_and_at_the_end(skipdit, latte, monkeypatch):
+    listed, write = [], records.write_text
+
+    def write_text(path, text):
+        write(path, text)
+        if path.name == "manifest.csv":
+            listed.append(text.count("\n") - 1)
+
+    monkeypatch.setattr(records, "write_text", write_text)
+    line = f"sample {latte} --steps 1 --guidance-scale 1 --format webp --batch-size 1 --out clips"
+    skipdit(f"{line} --num-images 15")
+    assert listed == [*range(11), 12, 14, 15]
+    skipdit(f"{line} --num-images 16")
+    assert listed[14:] == [16]
 
 
 LEFT = [f".{name.format('0f' * 16)}" for name in ("partial-{}.webp", "000003.{}.png", "manifest.csv.{}", "run.json.{}")]

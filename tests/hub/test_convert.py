@@ -609,6 +609,7 @@ def told(**overrides) -> dict:
         ("new", told(heads=2), "DiT has no heads: did you mean num_heads.* set one of class_dropout_prob, "),
         ("new", told(num_heads=2, zzz=1), "DiT has no zzz: set one of class_dropout_prob, "),
         ("new", told(num_heads="four"), "num_heads is four: DiT takes a whole number$"),
+        ("new", told(mlp_ratio=float("nan")), "mlp_ratio is NaN: DiT takes a number$"),
         ("new", told(num_heads=2.0), r"num_heads is 2\.0: DiT takes a whole number$"),
         ("new", told(num_heads=True), "num_heads is true: DiT takes a whole number$"),
         ("new", told(num_heads=0), "num_heads is 0"),

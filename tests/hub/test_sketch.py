@@ -1,5 +1,7 @@
 """A sketch is what `load_pipeline` gives, but for the weights: so what it refuses, the whole would refuse."""
 
+import json
+
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -7,6 +9,7 @@ from huggingface_hub import constants
 
 from skipdit import DiT
 from skipdit.hub import EMBEDDED, load_pipeline
+from skipdit.hub.errors import CheckpointError
 from skipdit.hub.load import class_of
 from skipdit.hub.registry import REGISTRY
 from skipdit.hub.sketch import sketch
@@ -80,6 +83,8 @@ def test_a_sketch_of_a_published_model_draws_pictures_of_the_published_size(noth
         ({"source": "sd-vae-ft-mse"}, "sd-vae-ft-mse is a part"),
         ({"source": "dit-xl-2-skip", "base": "latte-base"}, "base is 'latte-base' .* which is none for a DiT"),
         ({"source": "dit-xl-2-skip", "vae": "nowhere"}, "vae is 'nowhere': name the folder of an AutoencoderKL"),
+        ({"source": "dit-xl-2-skip", "vae": "sd-vae-ft-mae"}, "vae is .* did you mean sd-vae-ft-m"),
+        ({"source": "latte-1", "base": "latte-bse"}, "base is 'latte-bse': did you mean latte-base"),
         ({"source": "latte-1", "base": "nowhere"}, "base is 'nowhere': name the folder of a text pipeline"),
         ({"source": "latte-1", "scheduler": "fast"}, "unknown scheduler 'fast'"),
         ({"source": "hunyuandit-v1.2", "beta_end": 2.0}, "beta_end must lie above beta_start"),
@@ -88,3 +93,16 @@ def test_a_sketch_of_a_published_model_draws_pictures_of_the_published_size(noth
 def test_what_is_known_without_weights_is_refused_without_them(nothing_here, arguments, message):
     with pytest.raises(ValueError, match=message):
         sketch(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ({"_class_name": "StableDiffusionPipeline"}, "holds a StableDiffusionPipeline: LatteT2V takes its parts from"),
+        ({"_class_name": "LattePipeline"}, "names no tokenizer"),
+    ],
+)
+def test_a_base_that_cannot_lend_is_refused_before_anything_is_downloaded(nothing_here, tmp_path, index, message):
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=message):
+        sketch("latte-t2v-skip", base=str(tmp_path))

@@ -15,6 +15,7 @@ import tyro
 
 from skipdit.cli.download import announce
 from skipdit.cli.flags import Cache, check_place, check_positive, check_seed, guided_channels, left_out, parse, place
+from skipdit.cli.sample import Weights
 from skipdit.files import write_text
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from skipdit.evaluation.compare import Result, Sampling, Way
 
 UNCACHED = "uncached"
-SCHEDULER, GUIDANCE_SCALE = "ddim", 1.5  # where no recipe says
+SCHEDULER = "ddim"  # where no recipe says
 PUBLISHED_CLASSES = 4  # all samples are one batch, which 1,000 of ImageNet cannot be
 
 
@@ -32,34 +33,51 @@ PUBLISHED_CLASSES = 4  # all samples are one batch, which 1,000 of ImageNet cann
 class Bench:
     """Draw the same noise uncached, cached and by the controls, in turns; print a table and write it as JSON."""
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """an embedded or published model (`skipdit models`; downloaded where missing), a model or pipeline folder, or a
     checkpoint file"""
+    weights: Annotated[
+        Weights | None, left_out("{ema,model,module,state_dict}", "(default: ema, where there are any)")
+    ] = None
+    """which weights of a checkpoint file that has several"""
     out: Path = Path("out/bench.json")
-    classes: tuple[int, ...] = ()
-    """class ids of the samples; where none is named all classes, of a published model the first 4"""
-    prompt: tuple[str, ...] = ()
-    """prompts of the samples, for a model of text"""
-    num_images: int | None = None
-    """how many images or videos; one for each class or prompt where it is left out"""
+    """the table as a file, with the settings, the machine and the date"""
+    classes: Annotated[
+        tuple[int, ...], left_out("ID [ID ...]", "(default: all, of a published model the first 4)")
+    ] = ()
+    """class ids, repeated until there are enough samples"""
+    prompt: Annotated[tuple[str, ...], left_out("TEXT [TEXT ...]")] = ()
+    """what to draw, for a model of text"""
+    num_images: Annotated[int | None, left_out("N", "(default: one for each class or prompt)")] = None
+    """how many images or videos"""
     seed: int = 0
-    steps: Annotated[int | None, left_out("N", "(default: 50, or as published)")] = None
-    scheduler: Annotated[str | None, left_out("NAME", "(default: ddim, or as published)")] = None
+    """sample i starts from noise of (seed, i), in every way alike"""
+    steps: Annotated[int | None, left_out("N", "(default: 50, of a published model as published)")] = None
+    scheduler: Annotated[str | None, left_out("NAME", "(default: ddim, of a published model as published)")] = None
     """ddpm, ddim, ddim-leading, dpm++, dpm++-sde, unipc, euler, euler-a, heun; with those that draw noise at each step
     (ddpm, dpm++-sde, euler-a) fewer steps draw other noise, so that PSNR and SSIM of that control say little"""
-    guidance_scale: Annotated[float | None, left_out("SCALE", "(default: 1.5, or as published)")] = None
-    guidance_channels: Annotated[str | None, left_out("N", "(default: all, or as published)")] = None
-    vae: str | None = None
-    base: str | None = None
-    """folder of a text pipeline that lends its text encoder and autoencoder"""
+    beta_end: Annotated[float | None, left_out("B", "(default: 0.018, up to version 1.1 0.03)")] = None
+    """where the noise of HunyuanDiT ends (the published command says 0.02)"""
+    guidance_scale: Annotated[float | None, left_out("SCALE", "(default: 1.5, videos 4, images of text 6)")] = None
+    """classifier-free guidance, off at 1; that of a published model is its own: 7 for videos of classes, 7.5 of text"""
+    guidance_channels: Annotated[str | None, left_out("N", "(default: all, of a published model as published)")] = None
+    """how many noise channels are guided (the published DiT: 3); a model of text guides all"""
+    vae: Annotated[str | None, left_out("NAME|FOLDER")] = None
+    """an autoencoder for a model of latents: sd-vae-ft-mse, sd-vae-ft-ema or the like, or a folder"""
+    base: Annotated[str | None, left_out("NAME|FOLDER")] = None
+    """a pipeline that lends text encoders and autoencoder: latte-base, hunyuandit-v1.2 or the like, or a folder"""
     repeats: int = 3
     """timed runs of each way; the median counts"""
     warmup: int = 1
+    """untimed runs of each way before the timed ones"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "cpu"
     compile: bool = False
+    """compile head, trunk and tail with torch.compile"""
     cache: Cache = field(default_factory=Cache)
-    """where no flag is given interval 2 and branch 1, or as a cached run of the published model was published"""
+    """Skip-Cache; where none of these is given it has interval 2 and branch 1, or is as published with the model.
+    --cache alone is --cache.preset model, and --cache N2-700-50 is --cache.published N2-700-50.
+    The published --cache-step N, --cache-at-branch B and --deepcache -N N are --cache with that N or B."""
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -81,7 +99,7 @@ def bench(config: Bench) -> dict[str, "Result"]:
     ways = ways_of(config, pipeline, cache, sampling)
     results = compare(pipeline, ways, sampling, repeats=config.repeats, warmup=config.warmup)
     print(table(results))
-    write(config, cache, results)
+    write(config, cache, sampling, results)
     return results
 
 
@@ -93,7 +111,7 @@ def check(config: Bench) -> None:
 
 
 def resolved(config: Bench) -> Bench:
-    """What is left out is as a published model was run, else as any."""
+    """What is left out is as a published model was run, else as any; but for guidance, which only the model tells."""
     from skipdit.cli.tasks import with_recipe
     from skipdit.hub.registry import REGISTRY
 
@@ -101,16 +119,16 @@ def resolved(config: Bench) -> Bench:
     classes = 0 if known is None else known.config.get("num_classes", 0)
     if not config.classes and not config.prompt and config.num_images is None:
         config = replace(config, classes=tuple(range(min(classes, PUBLISHED_CLASSES))))
-    usual = {"scheduler": SCHEDULER, "guidance_scale": GUIDANCE_SCALE}
-    return replace(config, **{name: value for name, value in usual.items() if getattr(config, name) is None})
+    return replace(config, scheduler=SCHEDULER if config.scheduler is None else config.scheduler)
 
 
 def loaded(config: Bench) -> "DiffusionPipeline":
     """The pipeline; what it would refuse without weights is refused before anything is downloaded, which is said."""
+    from skipdit.cli.runs import SOURCE
     from skipdit.hub import load_pipeline, parts
     from skipdit.hub.sketch import sketch
 
-    source = {"scheduler": config.scheduler, "vae": config.vae, "base": config.base}
+    source = {name: getattr(config, name) for name in SOURCE}
     asked(config, sketch(config.model, **source))
     announce(parts.absent(config.model, vae=config.vae, base=config.base))
     return load_pipeline(config.model, **source)
@@ -119,22 +137,31 @@ def loaded(config: Bench) -> "DiffusionPipeline":
 def asked(config: Bench, pipeline: "DiffusionPipeline") -> "tuple[SkipCacheConfig, Sampling]":
     """The cache and the samples; ValueError for what the pipeline would refuse, or could not be compared."""
     from skipdit.caching import SkipCacheConfig
-    from skipdit.cli.tasks import task_of
-    from skipdit.evaluation.compare import Sampling, Way, check_size, plan_of
+    from skipdit.cli.tasks import check_use, task_of
+    from skipdit.evaluation.compare import Way, check_size, plan_of
     from skipdit.pipelines import draw
 
+    check_use(config, pipeline, "beta_end")
     cache = config.cache.config(task_of(pipeline)) or published_cache(config.model) or SkipCacheConfig()
-    sampling = Sampling(
-        subjects=draw.subjects_for(pipeline, classes=config.classes, prompts=config.prompt, number=config.num_images),
-        guidance_scale=config.guidance_scale,
-        guidance_channels=guided_channels(config.guidance_channels),
-        seed=config.seed,
-    )
+    sampling = sampling_of(config, pipeline)
     settings = draw.Settings(config.steps, sampling.guidance_scale, sampling.guidance_channels)
     draw.check(pipeline, sampling.subjects, settings)
     check_size(pipeline)
     plan_of(pipeline, Way(config.steps, cache))
     return cache, sampling
+
+
+def sampling_of(config: Bench, pipeline: "DiffusionPipeline") -> "Sampling":
+    from skipdit.cli.tasks import usual_guidance
+    from skipdit.evaluation.compare import Sampling
+    from skipdit.pipelines.draw import subjects_for
+
+    return Sampling(
+        subjects=subjects_for(pipeline, classes=config.classes, prompts=config.prompt, number=config.num_images),
+        guidance_scale=usual_guidance(pipeline) if config.guidance_scale is None else config.guidance_scale,
+        guidance_channels=guided_channels(config.guidance_channels),
+        seed=config.seed,
+    )
 
 
 def ways_of(
@@ -176,9 +203,9 @@ def name_of(cache: "SkipCacheConfig") -> str:
     return f"{when}, branch {cache.branch}, {forecast}"
 
 
-def write(config: Bench, cache: "SkipCacheConfig", results: Mapping[str, "Result"]) -> None:
+def write(config: Bench, cache: "SkipCacheConfig", sampling: "Sampling", results: Mapping[str, "Result"]) -> None:
     """The table as JSON, with the settings, the machine and the date."""
-    settings = asdict(config) | {"cache": cache.to_dict()}
+    settings = asdict(config) | {"cache": cache.to_dict(), "guidance_scale": sampling.guidance_scale}
     rows = {name: as_json(result) for name, result in results.items()}
     document = {"settings": settings, "machine": machine(), "date": date.today().isoformat(), "results": rows}
     write_text(config.out, json.dumps(document, indent=2, default=str) + "\n")

@@ -55,9 +55,10 @@ def convert(config: Convert) -> None:
 
     told = {name: getattr(config, name) for name in ("weights", "arch", "upcycle")}
     told["overrides"] = settings(config.set)
-    converter.check_target(config.out, config.layout, config.wrap)  # before a word of downloads
-    converter.check_asked(config.source, **told)
-    announce(converter.absent(config.source))
+    if missing := converter.absent(config.source):
+        converter.check_target(config.out, config.layout, config.wrap)  # before a word of downloads
+        converter.check_asked(config.source, **told)
+        announce(missing)
     # The delay keeps an empty bar from standing before the line that says why nothing was written.
     with tqdm(desc="writing", unit="B", unit_scale=True, leave=False, delay=0.1) as bar:
 

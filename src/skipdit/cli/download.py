@@ -46,10 +46,17 @@ def download(config: Download) -> None:
 
 
 def announce(sizes: Mapping[str, int]) -> None:
-    """Say on stderr what is going to be downloaded, of so many bytes each; nothing where there is nothing."""
+    """Say on stderr what is going to be downloaded, of so many bytes each; nothing where there is nothing.
+
+    Raises: OfflineError for what is not here in offline mode, where what other programs downloaded is taken.
+    """
+    from skipdit.hub import failures, fetching
     from skipdit.hub.plans import in_words
 
-    if sizes:
+    if failures.offline():
+        for model in fetching.chosen(list(sizes), parts=False):
+            fetching.PLACES[type(model.source)].plan(model)
+    elif sizes:
         listed = ", ".join(f"{name} {in_words(size)}" for name, size in sizes.items())
         print(f"to download: {listed}; {in_words(sum(sizes.values()))} in all", file=sys.stderr)
 

@@ -27,7 +27,8 @@ def left_out(metavar: str, default: str = "", **more: Any) -> Any:
 @dataclass(frozen=True)
 class Cache:
     """Skip-Cache; off while none of these is given. --cache alone is --cache.preset model, and --cache N2-700-50 is
-    --cache.published N2-700-50. The published --cache-step N, --cache-at-branch B and --deepcache -N N do too."""
+    --cache.published N2-700-50. The published --cache-step N, --cache-at-branch B and --deepcache -N N turn it on too.
+    """
 
     preset: Annotated[str | None, left_out("TASK")] = None
     """a published setting, which other flags change: class-to-image, class-to-video, text-to-video, text-to-image, or

@@ -128,27 +128,8 @@ def embedded(name: str) -> Iterator[str]:
 
 
 def entry(model: "Published") -> Iterator[str]:
-    from skipdit.hub.plans import in_words
-
-    about = {"published": "as its page says", "computed": "computed: 4 bytes for each parameter"}[model.size_from]
     yield f"{model.name}: {model.title}"
-    yield from lines(
-        {
-            "task": model.task,
-            "size": f"{in_words(model.size)}, {about}",
-            "licence": model.licence,
-            "where": model.source.address,
-            "files": ", ".join(model.source.files),
-            "format": {"original": "checkpoint of the published code", "diffusers": "diffusers folder"}[model.format],
-            "here": here(model),
-            "architecture": model.arch,
-            "config": settings(model.config),
-            "needs": ", ".join(f"{part} ({role})" for role, part in model.parts.items()),
-            "compare": ", ".join(relatives(model)),
-            "note": model.note,
-            "unverified": model.unverified,
-        }
-    )
+    yield from lines(facts(model))
     if model.recipe is not None:
         yield from ("", "recipe of the paper")
         yield from lines(recipe(model))
@@ -158,6 +139,27 @@ def entry(model: "Published") -> Iterator[str]:
     if model.recipe is not None:
         yield from ("", "commands")
         yield from commands(model)
+
+
+def facts(model: "Published") -> dict[str, str | None]:
+    from skipdit.hub.plans import in_words
+
+    about = {"published": "as its page says", "computed": "computed: 4 bytes for each parameter"}[model.size_from]
+    return {
+        "task": model.task,
+        "size": f"{in_words(model.size)}, {about}",
+        "licence": model.licence,
+        "where": model.source.address,
+        "files": ", ".join(model.source.files),
+        "format": {"original": "checkpoint of the published code", "diffusers": "diffusers folder"}[model.format],
+        "here": here(model),
+        "architecture": model.arch,
+        "config": settings(model.config),
+        "needs": ", ".join(f"{part} ({role})" for role, part in model.parts.items()),
+        "compare": ", ".join(relatives(model)),
+        "note": model.note,
+        "unverified": model.unverified,
+    }
 
 
 def lines(values: dict[str, str | None]) -> Iterator[str]:
@@ -229,21 +231,26 @@ def numbers(found: "Numbers") -> Iterator[str]:
 
 def alike(column: Sequence[float | None]) -> list[str]:
     """Numbers with as many decimals as the longest of them has, and - for None."""
-    decimals = max(len(f"{value:g}".partition(".")[2]) for value in column if value is not None)
+    decimals = max((len(f"{value:g}".partition(".")[2]) for value in column if value is not None), default=0)
     return ["-" if value is None else f"{value:.{decimals}f}" for value in column]
 
 
 def commands(model: "Published") -> Iterator[str]:
-    """How to draw with it: as it was published, without long skips, and cached."""
+    """How to draw with it: as it was published, without long skips, and cached; each to a place of its own."""
     ways = {"original": model.vanilla} if model.vanilla else {}
     ways |= {"skip" if model.vanilla else "original": model.name}
     for way, name in ways.items():
-        yield from (f"  # {way}", f"  {command_of(name)}")
+        yield from (f"  # {way}", folded(f"  {command_of(name, way)}"))
     if model.recipe.cache is not None:
-        yield from ("  # cached", f"  {command_of(model.name)} --cache")
+        yield from ("  # cached", folded(f"  {command_of(model.name, 'cached')} --cache"))
 
 
-def command_of(name: str) -> str:
+def folded(command: str) -> str:
+    """Where it is too long for a line of the terminal, as two that a shell reads as one."""
+    return command if len(command) <= WIDTH else command.replace(" --out ", " \\\n    --out ")
+
+
+def command_of(name: str, way: str) -> str:
     from skipdit.hub.architectures import ARCHITECTURES
     from skipdit.hub.load import PUBLISHED
     from skipdit.hub.registry import published
@@ -258,6 +265,5 @@ def command_of(name: str) -> str:
     if how.guidance_channels != "all":
         flags.append(f"--guidance-channels {how.guidance_channels}")
     flags.append(SUBJECTS.get(model.task) or ("--classes 0 1 2" if model.config["num_classes"] else "--num-images 3"))
-    if how.frames:
-        flags.append("--out out")
+    flags.append(f"--out out/{way}" if how.frames else f"--out out/{way}.png")
     return " ".join(flags)

@@ -103,7 +103,8 @@ def finish(output: Output, wanted: list[Wanted]) -> str:
     """Make it of the single samples; returns what it is, in words."""
     number, out = len(wanted), output.out
     if out == output.folder:
-        return f"{number} PNGs" if output.unit == "image" else f"{counted(number)} ({output.suffix or 'frames'})"
+        kind = f" ({output.suffix or 'frames'})"
+        return counted(number, "PNG") if output.unit == "image" else counted(number, "video") + kind
     paths = [output.path(sample) for sample in wanted]
     match output.unit, out.suffix:
         case "image", ".png":
@@ -119,8 +120,8 @@ def finish(output: Output, wanted: list[Wanted]) -> str:
     return made
 
 
-def counted(number: int) -> str:
-    return "1 video" if number == 1 else f"{number} videos"
+def counted(number: int, unit: str) -> str:
+    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
 
 
 def write_grid(paths: list[Path], out: Path) -> str:
@@ -153,13 +154,13 @@ def write_npz(paths: list[Path], out: Path) -> str:
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
-    return f"arr_0 of {len(paths)} images"
+    return f"arr_0 of {counted(len(paths), 'image')}"
 
 
 def write_contact_sheet(paths: list[Path], out: Path) -> str:
     clips = read_clips(paths)
     evaluation.save_png(contact_sheet(clips, scale=enlarged(clips)), out)
-    return f"a contact sheet of {counted(len(paths))}"
+    return f"a contact sheet of {counted(len(paths), 'video')}"
 
 
 def write_one_video(paths: list[Path], out: Path, *, fps: float) -> str:
@@ -168,7 +169,7 @@ def write_one_video(paths: list[Path], out: Path, *, fps: float) -> str:
         return "1 video"
     pages = [np.asarray(tiled(frames)) for frames in read_clips(paths).unbind(1)]
     write_video(np.stack(pages), out, fps=fps)
-    return f"a grid of {counted(len(paths))}"
+    return f"a grid of {counted(len(paths), 'video')}"
 
 
 def read_clips(paths: list[Path]) -> Tensor:

@@ -5,9 +5,11 @@ Without a cache flag it is the plan of `skipdit sample` without one: every step 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from skipdit.cli.flags import Cache, parse
+import tyro
+
+from skipdit.cli.flags import Cache, left_out, parse
 
 if TYPE_CHECKING:
     from skipdit.caching import Plan as Planned
@@ -20,16 +22,18 @@ if TYPE_CHECKING:
 class Plan:
     """Print a schedule as #.#., its counts, its cost in layers and FLOPs and the speed-up to expect."""
 
-    model: str = "DiT-XL/2"
-    """DiT-XL/2, Latte-XL/2 (XL, L, B or S over 2, 4 or 8), LatteT2V, each with as many skips as there is room for, or
-    HunyuanDiT (version 1.2); an embedded or a published model (`skipdit models`), which is not downloaded for it; or a
-    model folder"""
-    steps: int | None = None
-    """the published number where it is left out: that of a published model is its own, others have 250 for classes, 50
-    for videos of text and 100 for images of it"""
-    scheduler: str | None = None
-    """ddpm, ddim, ddim-leading, dpm++, dpm++-sde, unipc, euler, euler-a, heun; the published one
-    where it is left out: of a published model its own, else ddim-leading for videos of text, and ddpm"""
+    model: Annotated[str, tyro.conf.arg(metavar="NAME|FOLDER")] = "DiT-XL/2"
+    """DiT-XL/2, Latte-XL/2 (XL, L, B or S over 2, 4 or 8) or LatteT2V, each with as many skips as there is room for;
+    HunyuanDiT (version 1.2);
+    an embedded or published model (`skipdit models`), which is not downloaded for it;
+    a model or pipeline folder"""
+    steps: Annotated[
+        int | None, left_out("N", "(default: 250, videos of text 50, images of text 100; of a published model its own)")
+    ] = None
+    scheduler: Annotated[
+        str | None, left_out("NAME", "(default: ddpm, videos of text ddim-leading; of a published model its own)")
+    ] = None
+    """ddpm, ddim, ddim-leading, dpm++, dpm++-sde, unipc, euler, euler-a, heun"""
     cache: Cache = field(default_factory=Cache)
 
 

@@ -8,10 +8,13 @@ Both are whole or absent, and the manifest names no file that is not there.
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from skipdit.cli.outputs import RECORD, VIDEO_FILES, Output
 from skipdit.cli.wanted import Wanted
@@ -36,14 +39,18 @@ LATER = {"class_order": "turn", "tf32": False}  # what earlier versions did, and
 def open_run(output: Output, record: Mapping[str, Any], *, alone: bool = True) -> None:
     """Make the folder, with the settings in it, and rid it of the files that a killed process left half-written.
 
-    Not so where others write there too, since what is half-written may be theirs: then it is left to a later run.
-    A folder of frames that was left so is replaced by `whole_folder`, when its sample is drawn.
+    Not so where others write there too, since what is half-written may be theirs: then it is left to a later run, and
+    the settings are those of whoever came first. A folder of frames that was left so is replaced by `whole_folder`,
+    when its sample is drawn.
     Raises: as `check_goes_on`.
     """
-    check_goes_on(output, record)
+    check_goes_on(output, record, alone=alone)
     output.folder.mkdir(parents=True, exist_ok=True)
+    if not alone:
+        write_where_absent(output.folder / RECORD, as_text(record))
+        return check_goes_on(output, record, alone=False)  # what is there now may be that of another shard
     for entry in output.folder.iterdir():
-        if alone and LEFT.fullmatch(entry.name) and entry.is_file():
+        if LEFT.fullmatch(entry.name) and entry.is_file():
             entry.unlink()
     write_where_new(output.folder / RECORD, as_text(record))
 
@@ -52,17 +59,37 @@ def as_text(record: Mapping[str, Any]) -> str:
     return json.dumps(record, indent=2, default=str) + "\n"
 
 
-def check_goes_on(output: Output, record: Mapping[str, Any], *, unknown: Sequence[str] = ()) -> None:
-    """ValueError where the folder holds samples of settings that do not go on with these, but for `unknown` ones."""
-    if not holds_samples(output.folder):
+def check_goes_on(
+    output: Output, record: Mapping[str, Any], *, alone: bool = True, unknown: Sequence[str] = ()
+) -> None:
+    """ValueError where the folder holds samples of settings that do not go on with these, but for `unknown` ones.
+
+    Where others write there too, their run.json is enough, since their samples may follow; and so is a finished file.
+    """
+    if not alone:
+        check_unfinished(output, record)
+    drawn, path = holds_samples(output.folder), output.folder / RECORD
+    if not drawn and (alone or not path.exists()):
         return
-    held, asked = LATER | read_record(output.folder), json.loads(as_text(record))
+    if changed := changes(read_record(path), record, unknown):
+        holds = f"{output.folder} holds {output.unit}s" if drawn else f"{path} is that of a run"
+        raise ValueError(f"{holds} of other settings ({', '.join(changed)}): take another --out, or remove it")
+
+
+def check_unfinished(output: Output, record: Mapping[str, Any]) -> None:
+    """ValueError where the file of all samples was made: no shard is left to draw."""
+    path = output.out.with_suffix(".json")
+    if output.out == output.folder or not (output.out.exists() and path.exists()):
+        return
+    if not changes(read_record(path), record):
+        raise ValueError(f"{output.out} is finished, so no shard of it is left to draw: remove it to draw it anew")
+
+
+def changes(held: Mapping[str, Any], record: Mapping[str, Any], unknown: Sequence[str] = ()) -> list[str]:
+    """The settings, but for `unknown` ones, for which samples under `held` do not go on with `record`."""
+    held, asked = {**LATER, **held}, json.loads(as_text(record))
     changed = [name for name, value in asked.items() if not goes_on(name, held.get(name), value)]
-    if changed := [name for name in changed if name not in unknown]:
-        raise ValueError(
-            f"{output.folder} holds {output.unit}s of other settings ({', '.join(changed)}): "
-            "take another --out, or remove it"
-        )
+    return [name for name in changed if name not in unknown]
 
 
 def goes_on(name: str, held: Any, asked: Any) -> bool:
@@ -78,9 +105,21 @@ def holds_samples(folder: Path) -> bool:
     return any(found) or any(not (path / RECORD).exists() for path in frames)
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    record = folder / RECORD
-    return json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+def read_record(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def write_where_absent(path: Path, text: str) -> None:
+    """Of processes that call it at once one writes, whole: a link, unlike a renamed file, replaces nothing."""
+    if path.exists():
+        return
+    aside = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        aside.write_text(text, encoding="utf-8", newline="")
+        with suppress(FileExistsError):
+            os.link(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def write_where_new(path: Path, text: str) -> None:

@@ -100,7 +100,8 @@ def prepared(config: Any) -> list[Run]:
 def check_sketch(config: Any, pipeline: DiffusionPipeline, asked: Asked) -> None:
     """Ask a pipeline without weights all that the whole one is asked, and whether its samples go on with others."""
     for run in runs_of(pipeline, asked):
-        records.check_goes_on(run.output, run.record, unknown=["negative_prompt"])  # the usual one is the tokenizer's
+        alone, unknown = run.config.shard is None, ["negative_prompt"]  # the usual one is the tokenizer's
+        records.check_goes_on(run.output, run.record, alone=alone, unknown=unknown)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch, of weights that are copied to none
         add_lora(config, pipeline)
@@ -149,16 +150,27 @@ def draw_missing(run: Run) -> float:
     start = time.perf_counter()
     try:
         write_manifest(run)
-        with tqdm(total=len(batches) * len(run.plan), desc=f"drawing {len(missing)} {unit}s", unit="step") as bar:
-            for batch in batches:
-                draw_batch(run, batch, on_step=bar.update)
-                write_manifest(run)
+        desc = f"drawing {outputs.counted(len(missing), unit)}"
+        with tqdm(total=len(batches) * len(run.plan), desc=desc, unit="step") as bar:
+            draw_batches(run, batches, on_step=bar.update)
+        write_manifest(run)
     except (KeyboardInterrupt, OSError, torch.OutOfMemoryError) as stop:
         with suppress(OSError):
             write_manifest(run)
         done = f"{len(run.output.done(run.share))} of {len(run.share)} {unit}s are in {run.output.folder}"
         raise type(stop)(f"{str(stop) or 'interrupted'}; {done}, and the same command draws the rest") from stop
     return time.perf_counter() - start
+
+
+def draw_batches(run: Run, batches: Sequence[Sequence[Wanted]], *, on_step: Callable[[], Any]) -> None:
+    """List what is there when it is more than a tenth more than was listed, since a manifest is written as a whole."""
+    there = listed = len(run.share) - sum(map(len, batches))
+    for batch in batches:
+        draw_batch(run, batch, on_step=on_step)
+        there += len(batch)
+        if 10 * (there - listed) > listed:
+            write_manifest(run)
+            listed = there
 
 
 def write_manifest(run: Run) -> None:

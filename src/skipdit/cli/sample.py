@@ -53,9 +53,10 @@ class Sample:
     layout: Annotated[Literal["plain", "vbench"] | None, left_out("{plain,vbench}", "(default: plain)")] = None
     """names in a folder: 000003-PROMPT.mp4, or PROMPT-0.mp4 to PROMPT-4.mp4 with repeated prompts once"""
     seed: int = 0
-    """sample i of classes starts from noise of (seed, i), copy k of prompt p from (seed, p, k), whatever the batch"""
+    """sample i of classes starts from noise of (seed, i), copy k of prompt p from (seed, p, k): in any batch it is the
+    same sample, up to rounding"""
     steps: Annotated[int | None, left_out("N", "(default: 50, of a published model as published)")] = None
-    """published: 250 for models of classes, 50 for videos of text, 100 for images of text"""
+    """`skipdit models NAME` shows the published number"""
     scheduler: Annotated[str | None, left_out("NAME", "(default: ddpm, for videos of text ddim-leading)")] = None
     """ddpm, ddim, ddim-leading, dpm++ (also dpmms), dpm++-sde, unipc, euler, euler-a, heun"""
     beta_end: Annotated[float | None, left_out("B", "(default: 0.018, up to version 1.1 0.03)")] = None

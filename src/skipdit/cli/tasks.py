@@ -66,16 +66,27 @@ def task_of(pipeline: DiffusionPipeline) -> str:
 
 def check_flags(config: Any, pipeline: DiffusionPipeline) -> str:
     """What is drawn, "image" or "video"; ValueError for the first flag of no use, or missing prompts."""
-    task, left_out = task_of(pipeline), {field.name: field.default for field in fields(config)}
-    for flag, (tasks, remedy) in USES.items():
-        value = getattr(config, flag)
-        if task not in tasks and value != left_out[flag]:
-            raise ValueError(f"{flag} is {value!r}, for which a {task} model has no use: {remedy}")
+    check_use(config, pipeline, *USES)
+    task = task_of(pipeline)
     if task in TEXT and not config.prompt and config.prompts_file is None:
         raise ValueError(f"prompt is missing: a {task} model draws what --prompt or --prompts-file says")
-    if config.lora is None and config.lora_scale != left_out["lora_scale"]:
+    if config.lora is None and config.lora_scale != left_out(config)["lora_scale"]:
         raise ValueError(f"lora_scale is {config.lora_scale} without --lora: name the adapter, or leave it out")
     return UNITS[task]
+
+
+def check_use(config: Any, pipeline: DiffusionPipeline, *flags: str) -> None:
+    """ValueError for the first of these flags that is given and of no use to the model."""
+    task, usual = task_of(pipeline), left_out(config)
+    for flag in flags:
+        (tasks, remedy), value = USES[flag], getattr(config, flag)
+        if task not in tasks and value != usual[flag]:
+            raise ValueError(f"{flag} is {value!r}, for which a {task} model has no use: {remedy}")
+
+
+def left_out(config: Any) -> dict[str, Any]:
+    """What each flag is where it is left out."""
+    return {field.name: field.default for field in fields(config)}
 
 
 def settings_of(config: Any, pipeline: DiffusionPipeline) -> draw.Settings:
@@ -97,7 +108,7 @@ def settings_of(config: Any, pipeline: DiffusionPipeline) -> draw.Settings:
 
 
 def usual_guidance(pipeline: DiffusionPipeline) -> float:
-    """None for videos without a null class, as those of an unconditional model."""
+    """None (1) for videos without a null class, as those of an unconditional model."""
     task = task_of(pipeline)
     return 1.0 if task == VIDEO and pipeline.transformer.null_class is None else GUIDANCE_SCALES[task]
 

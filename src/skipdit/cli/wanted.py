@@ -5,7 +5,8 @@
     text           prompt p   (seed, p, copy)              000003-a dog runs, further copies 000003-a dog runs-1
     text, vbench   prompt p   (seed, p, copy)              a dog runs-0, a dog runs-1 ... a dog runs-4
 
-So a sample is the same whatever the batch, and more samples, copies or prompts at the end change none before them.
+So a sample is the same in any batch, up to rounding, and more samples, copies or prompts at the end change none before
+them.
 """
 
 import csv

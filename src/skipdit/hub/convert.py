@@ -458,7 +458,7 @@ def untold_notes(model: LongSkipModel, tensors: LazyState) -> tuple[str, ...]:
     """The settings that stand in no file of tensors, as the flags that give them back."""
     told = untold({name: tensor.like for name, tensor in tensors.items()}, settings_of(model))
     flags = " ".join(f"{name}={spelled(value)}" for name, value in told.items())
-    return (f"its tensors do not tell {', '.join(told)}: read it with `--set {flags}`",) if told else ()
+    return (f"its tensors do not tell {', '.join(told)}: give `skipdit convert` back `--set {flags}`",) if told else ()
 
 
 STOCK = {DiT: DiTTransformer2DModel, LatteT2V: LatteTransformer3DModel, HunyuanDiT: HunyuanDiT2DModel}

@@ -19,10 +19,10 @@ from skipdit.hub.architectures import ARCHITECTURES
 from skipdit.hub.fetching import download, located
 from skipdit.hub.folders import check_components, check_safetensors, shard_names
 from skipdit.hub.original import CheckpointError, check_finite, first_line, load_original
-from skipdit.hub.parts import absent, check_parts
+from skipdit.hub.parts import absent, autoencoders, bases, check_parts
 from skipdit.hub.registry import Published
 from skipdit.hub.spelling import did_you_mean
-from skipdit.hub.text_parts import text_encoders
+from skipdit.hub.text_parts import check_text_parts, text_encoders
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.base import LongSkipModel
 from skipdit.pipelines import ClassToImagePipeline, ClassToVideoPipeline, PixelAutoencoder
@@ -154,25 +154,43 @@ def text_pipeline(
     model: LongSkipModel, sampler: SchedulerMixin, *, base: Path | None, vae: str | None
 ) -> DiffusionPipeline:
     """diffusers' own pipeline around a model, with the text encoders and the autoencoder of `base`."""
-    parts = {"transformer": model, "scheduler": sampler} | ({} if vae is None else {"vae": load_vae(locate(vae))})
-    module, name = TEXT_PIPELINES[type(model)]
-    kind = getattr(import_module(module), name)
+    parts = {"transformer": model, "scheduler": sampler}
+    kind = text_kind(type(model))
     if base is None:
-        return kind(**reading_minilm(model) | parts)
-    if not is_pipeline(base):
-        raise ValueError(f"base is {str(base)!r}: name the folder of a text pipeline, with model_index.json")
-    index = read_config(base, "model_index.json")
-    check_components(index, base / "model_index.json")
-    if (found := index.get("_class_name")) != kind.__name__:
-        raise CheckpointError(f"{base} holds a {found}: {type(model).__name__} takes its parts from a {kind.__name__}")
+        return kind(**reading_minilm(model) | parts | ({} if vae is None else {"vae": load_vae(locate(vae))}))
+    index = base_index(type(model), base)
     if "requires_safety_checker" in arguments(kind) and not any(index.get("safety_checker") or ()):
         parts["requires_safety_checker"] = False
     bars = no_progress_bars() if base == embedded_folder(base.name) else nullcontext()
     with bars:
+        parts["vae"] = load_vae(base / "vae" if vae is None else locate(vae))
         parts |= text_encoders(base, index, arguments(kind))
-        if vae is None:
-            parts["vae"] = load_vae(base / "vae")
         return assembled(kind, base, parts)
+
+
+def text_kind(model: type[LongSkipModel]) -> type[DiffusionPipeline]:
+    """diffusers' pipeline around a model of text."""
+    module, name = TEXT_PIPELINES[model]
+    return getattr(import_module(module), name)
+
+
+def base_index(model: type[LongSkipModel], base: Path) -> dict[str, Any]:
+    """The model_index.json of a folder that lends its parts to a model of text.
+
+    Raises: ValueError for what is no pipeline, CheckpointError for another one, or without what is needed.
+    """
+    kind, known = text_kind(model), bases(model)
+    if not is_pipeline(base):
+        raise ValueError(
+            f"base is {str(base)!r}: {did_you_mean(str(base), known)}name the folder of a text pipeline, with"
+            f" model_index.json, or one of {', '.join(known)}"
+        )
+    index = read_config(base, "model_index.json")
+    check_components(index, base / "model_index.json")
+    if (found := index.get("_class_name")) != kind.__name__:
+        raise CheckpointError(f"{base} holds a {found}: {model.__name__} takes its parts from a {kind.__name__}")
+    check_text_parts(base, index, arguments(kind))
+    return index
 
 
 def assembled(kind: type[DiffusionPipeline], base: Path, parts: Mapping[str, Any]) -> DiffusionPipeline:
@@ -183,6 +201,8 @@ def assembled(kind: type[DiffusionPipeline], base: Path, parts: Mapping[str, Any
     try:
         with warnings_off():
             return kind.from_pretrained(base, local_files_only=True, **parts)
+    except MemoryError:
+        raise
     except Exception as error:  # whatever diffusers and transformers make of a broken folder
         raise CheckpointError(f"{base} does not hold a whole {kind.__name__}: {first_line(error)}") from None
 
@@ -285,7 +305,10 @@ def model_folder(source: str) -> Path:
 
 def load_vae(path: Path) -> AutoencoderKL:
     if not (path / "config.json").exists():
-        raise ValueError(f"vae is {str(path)!r}: name the folder of an AutoencoderKL, with its config.json")
+        raise ValueError(
+            f"vae is {str(path)!r}: {did_you_mean(str(path), autoencoders(DiT))}name the folder of an AutoencoderKL,"
+            " with its config.json, or a published one"
+        )
     return whole(VAES, path)
 
 
@@ -298,6 +321,8 @@ def whole(kinds: Mapping[str, type], path: Path):
             model, keys = kind.from_pretrained(
                 path, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
             )
+    except MemoryError:
+        raise
     except Exception as error:  # whatever diffusers makes of a broken folder
         raise CheckpointError(f"{path} does not hold a whole {kind.__name__}: {first_line(error)}") from None
     for fault in ("missing", "unexpected"):

@@ -8,6 +8,7 @@ The tensors of a published file tell widths and counts. Everything else is a pub
 
 import inspect
 import json
+import math
 from collections.abc import Mapping
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -46,7 +47,9 @@ def is_a(value: Any, kind: Any) -> bool:
     if get_origin(kind) is tuple:
         kinds = get_args(kind)
         return isinstance(value, tuple | list) and len(value) == len(kinds) and all(map(is_a, value, kinds))
-    return type(value) in ((int, float) if kind is float else (kind,))  # but True, which Python calls an int, is none
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is kind  # so that True, which Python calls an int, is none
 
 
 def untold(state: State, settings: Mapping[str, Any]) -> dict[str, Any]:

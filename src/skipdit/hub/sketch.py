@@ -6,7 +6,6 @@ Its scheduler is the real one. Its autoencoder has the settings of the real one 
 be downloaded is taken for what all published ones are. Text that is too long is known to the whole pipeline alone.
 """
 
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,9 +20,9 @@ from skipdit.hub.fetching import located
 from skipdit.hub.load import (
     CHECKPOINT_SUFFIXES,
     PIPELINES,
-    TEXT_PIPELINES,
     VAES,
     arguments,
+    base_index,
     check_one_set,
     checked_class,
     checked_model,
@@ -35,7 +34,7 @@ from skipdit.hub.load import (
     read_config,
     reading_minilm,
     scheduler_for,
-    text_pipeline,
+    text_kind,
 )
 from skipdit.hub.original import check_fit, described, read, unwrap
 from skipdit.hub.parts import check_parts, decodes_frames, is_whole
@@ -87,10 +86,9 @@ def text_sketch(
     model: LongSkipModel, sampler: SchedulerMixin, *, base: str | None, vae: str | None
 ) -> DiffusionPipeline:
     """diffusers' own pipeline around a model, with the parts that `text_pipeline` would give it, without weights."""
-    if base is not None and (folder := here(base)) is not None and not is_pipeline(folder):
-        text_pipeline(model, sampler, base=folder, vae=None)  # which says what is wrong with it
-    module, name = TEXT_PIPELINES[type(model)]
-    kind = getattr(import_module(module), name)
+    kind = text_kind(type(model))
+    if base is not None and (folder := here(base)) is not None:
+        base_index(type(model), folder)
     parts = reading_minilm(model) if base is None else reading_nothing(kind)
     decoder = vae_of(model, vae=vae, lender=base)
     return kind(**parts | {"transformer": model, "scheduler": sampler, "vae": decoder or parts["vae"]})

@@ -24,18 +24,20 @@ READS_BYTES = "ByT5Tokenizer"  # which needs no vocabulary
 UNREAD = "pooler."  # of a BERT: pipelines take the states of its tokens
 
 
-def text_encoders(base: Path, index: Mapping[str, Any], wanted: set[str]) -> dict[str, nn.Module]:
-    """Those of `wanted` parts that the folder `base` has by its model_index.json, once its tokenizers are there too.
+def check_text_parts(base: Path, index: Mapping[str, Any], wanted: set[str]) -> None:
+    """Whether those of `wanted` that read text are named in the model_index.json of `base`, and tokenizers are there.
 
-    Raises:
-        CheckpointError: a part that is not named, or is not whole.
-        OSError: a package that reads it is not installed.
+    Raises: CheckpointError for one that is not, OSError where a package that reads it is not installed.
     """
     for name in (*TOKENIZERS, *ENCODERS):
         if name in wanted and not any(index.get(name) or ()):
             raise CheckpointError(f"{base / 'model_index.json'} names no {name}: copy the folder again")
     for name in wanted & set(TOKENIZERS):
         check_vocabulary(base / name, index[name][1])
+
+
+def text_encoders(base: Path, index: Mapping[str, Any], wanted: set[str]) -> dict[str, nn.Module]:
+    """Those of `wanted` that are encoders of text; CheckpointError for one that is not whole."""
     return {name: encoder(base / name, index[name][1]) for name in ENCODERS if name in wanted}
 
 
@@ -70,6 +72,8 @@ def encoder(folder: Path, name: str) -> nn.Module:
             model, keys = kind.from_pretrained(
                 folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
             )
+    except (MemoryError, ImportError):
+        raise
     except Exception as error:  # whatever transformers makes of a broken folder
         raise CheckpointError(f"{folder} does not hold a whole {name}: {first_line(error)}") from None
     if missing := sorted(key for key in keys["missing_keys"] if not key.startswith(UNREAD)):

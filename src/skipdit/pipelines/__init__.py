@@ -41,11 +41,11 @@ class WithOurPipelines(type(diffusers)):
     """diffusers with these pipelines among its own."""
 
     def __getattr__(self, name: str) -> Any:
-        if name in PLACES:
-            return placed(name)
         try:
             return super().__getattr__(name)
         except AttributeError:  # of `super` too, where diffusers was told to import all of itself at once
+            if name in PLACES:
+                return placed(name)
             raise AttributeError(f"module 'diffusers' has no attribute {name!r}") from None
 
 
