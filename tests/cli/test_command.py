@@ -1,5 +1,8 @@
 """The command as a whole: help, versions, exit codes, one line for what went wrong, and a traceback on request."""
 
+import os
+import sys
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -23,6 +26,15 @@ def test_help_names_every_verb(skipdit):
 def test_help_says_in_one_line_each_which_verbs_take_a_published_model(skipdit):
     lines = {line.split()[0]: line for line in skipdit("--help").out.splitlines() if line.startswith("  ")}
     assert [verb for verb, line in lines.items() if "published" in line] == ["sample", "models", "download"]
+
+
+def test_a_reader_who_has_read_enough_is_told_nothing_more(monkeypatch, capfd):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as broken:
+        monkeypatch.setattr(sys, "stdout", broken)
+        assert main(["--help"]) == 1
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("verb", VERBS)

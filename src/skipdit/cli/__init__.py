@@ -5,6 +5,7 @@ Results go to stdout, progress to stderr. Exit code 0 is success, 2 a usage that
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -29,12 +30,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb, *rest = [argument for argument in arguments if argument != DEBUG] or ["--help"]
     try:
         run(verb, rest)
+        sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError) and has_no_reader():
+            return FAILURE
         if debug:
             raise
         print(f"skipdit: {explanation(error)}", file=sys.stderr)
         return exit_code(error)
     return 0
+
+
+def has_no_reader() -> bool:
+    """Whether whoever reads stdout has read enough, as `head` does; then nothing more goes there."""
+    try:
+        print(flush=True)  # what was lost is not tried again by itself
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def run(verb: str, arguments: Sequence[str]) -> None:
