@@ -4,8 +4,7 @@ transformers draws weights that a file lacks at random, and reads every text as 
 there. Encoders compute in float32, as the other parts do, whatever their weights are kept in.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from skipdit.data.text import quiet_transformers
 from skipdit.hub.errors import CheckpointError
 from skipdit.hub.original import check_finite, first_line
 
@@ -68,7 +68,7 @@ def encoder(folder: Path, name: str) -> nn.Module:
         raise OSError(f"{folder} cannot be read ({error}): pip install 'skipdit[text]'") from None
     try:
         kind = getattr(transformers, name)
-        with reports_off():
+        with quiet_transformers():  # which else prints a table of what is missing
             model, keys = kind.from_pretrained(
                 folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
             )
@@ -81,16 +81,3 @@ def encoder(folder: Path, name: str) -> nn.Module:
     for key, tensor in model.state_dict().items():
         check_finite(tensor, name=f"{folder.name}.{key}")
     return model.eval()
-
-
-@contextmanager
-def reports_off() -> Iterator[None]:
-    """Of transformers, which prints a table of what is missing; the error says it in one line."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
