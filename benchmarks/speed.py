@@ -67,7 +67,7 @@ VANILLA: dict[str, tuple[Callable[[], torch.nn.Module], Callable[[], torch.nn.Mo
 
 
 def caches(model: LongSkipModel) -> dict[str, SkipCacheConfig]:
-    once = {"N=1, constants once": SkipCacheConfig(1)} if model.constant_inputs else {}
+    once = {"N=1, constants once": SkipCacheConfig(1)} if price(model, SkipCacheConfig(1)).constant_flops else {}
     return once | {
         f"N={interval}, branch {branch}, {forecast}": SkipCacheConfig(interval, branch, forecast=forecast)
         for branch in BRANCHES[type(model)]
@@ -118,7 +118,7 @@ def cached_rows(name: str, *, repeats: int) -> dict[str, dict[str, float]]:
 
 def row(model: LongSkipModel, label: str, cache: SkipCacheConfig, seconds: dict[str, Latency]) -> dict[str, float]:
     planned = plan(cache.schedule, respace(1000, RUN_STEPS))
-    predicted = price(model, branch=cache.branch, batch=2).speedup(planned)
+    predicted = price(model, cache, batch=2).speedup(planned)
     measured = seconds["uncached"].median / seconds[label].median
     print(f"{label:22} predicted {predicted:.2f}x  measured {measured:.2f}x  efficiency {measured / predicted:.2f}")
     return {"predicted": predicted, "measured": measured, "efficiency": measured / predicted}

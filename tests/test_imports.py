@@ -14,7 +14,7 @@ import skipdit
 
 SOURCE = Path(skipdit.__file__).parent
 MODULES = {".".join(path.relative_to(SOURCE).with_suffix("").parts): path for path in SOURCE.rglob("*.py")}
-PURE = ("caching.config", "caching.forecast", "caching.reuse", "caching.schedule", "diffusion", "nn")
+PURE = ("caching.config", "caching.forecast", "caching.memory", "caching.reuse", "caching.schedule", "diffusion", "nn")
 HEAVY = ("matplotlib", "scipy", "sklearn", "timm", "torchmetrics", "torchvision", "transformers", "tyro")
 
 
@@ -49,7 +49,7 @@ def of(*packages: str) -> list[str]:
     [
         ("nn", {"nn"}),
         ("diffusion", {"diffusion"}),
-        ("caching", {"caching"}),
+        ("caching", {"attributes", "caching"}),
         ("models", {"nn", "caching", "models"}),
     ],
 )

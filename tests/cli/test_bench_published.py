@@ -164,7 +164,7 @@ def test_a_setting_that_is_given_goes_before_that_of_the_registry(skipdit, publi
         ("bench tiny-skip --classes 7", "class id 7 is out of range: take 0 to 6 (6 is the null class)"),
         ("bench tiny-skip --device nowhere", "device is 'nowhere': not to be had here"),
         ("bench tiny-skip --prompt dog", "prompts are given (1) to a model of 6 classes: give class ids"),
-        ("bench tiny-skip --cache.branch 3", "branch is 3: a model of 4 layers takes 0 to 2"),
+        ("bench tiny-skip --cache.branch 3", "branch is 3: a model of 4 layers takes 0 to 1"),
         ("bench tiny-skip --cache.steps 0,6", "steps name step 6: a run of 6 has steps 0 to 5"),
         ("bench tiny-skip --guidance-channels 2", "guidance_channels is 2: take 1 to 1, or 'all'"),
         ("bench tiny-small", "images have a side of 8 pixels: SSIM compares sides of at least 11"),

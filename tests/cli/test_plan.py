@@ -91,14 +91,14 @@ def test_the_command_prints_the_counts_and_what_follows_of_them(skipdit, line, f
 
 def test_the_predicted_speedups_of_images_are_the_published_bounds():
     """The published bound counts blocks; ours counts FLOPs, embedding and head and skips included."""
-    cost = price(on_meta("DiT-XL/2"), branch=4)
+    cost = price(on_meta("DiT-XL/2"), SkipCacheConfig(branch=4))
     for interval, (*_, speedup) in CLASS_TO_IMAGE.items():
         planned, _ = schedule(f"--cache --cache-step {interval}")
         assert cost.speedup(planned) == pytest.approx(speedup, abs=0.02)
 
 
 def test_the_speedups_of_videos_of_classes_are_nearly_those_of_their_layers():
-    cost = price(on_meta("Latte-XL/2"), branch=1)
+    cost = price(on_meta("Latte-XL/2"), SkipCacheConfig())
     for steps, interval in CLASS_TO_VIDEO:
         planned, _ = schedule(f"--model Latte-XL/2 --steps {steps} --cache --cache-step {interval}")
         assert cost.speedup(planned) == pytest.approx(steps / (planned.full + planned.cached / 7), abs=0.02)

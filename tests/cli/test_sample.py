@@ -144,13 +144,14 @@ def test_a_cache_that_always_computes_draws_the_same_and_another_does_not(skipdi
 @pytest.mark.parametrize(
     "flags",
     [
-        "--cache.preset class-to-image --cache.branch 2", "--cache.window 100 800 --cache.interval 3",
+        "--cache.preset class-to-image --cache.branch 1", "--cache", "--cache.threshold 0.1 --cache.max-cached 2",
+        "--cache.window 100 800 --cache.interval 3",
         "--cache.steps 0,2", "--cache.forecast taylor --cache.order 2", "--cache.forecast residual --cache.branch 0",
         "--dtype bfloat16", "--dtype float16", "--scheduler dpm++", "--scheduler euler", "--guidance-scale 1",
         "--guidance-channels 1",
     ],
 )  # fmt: skip
-@pytest.mark.filterwarnings("ignore:branch 2 leaves no trunk", "ignore:Skip-Cache never fired")
+@pytest.mark.filterwarnings("ignore:Skip-Cache never fired")
 def test_every_flag_draws(skipdit, model, flags):
     said = skipdit(f"sample {model} --steps 4 --num-images 2 {flags} --out images")
     assert said.code == 0, said.err

@@ -167,7 +167,7 @@ def test_the_published_negative_prompt_is_for_encoders_that_read_it(folder):
         ("--prompt cat --class-order random", "class_order is 'random', for which a text-to-image model has no use: "
          "leave it out"),
         ("--prompt cat --lora-scale 2", "lora_scale is 2.0 without --lora: name the adapter, or leave it out"),
-        ("--prompt cat --cache.branch 4", "branch is 4: a model of 6 layers takes 0 to 3"),
+        ("--prompt cat --cache.branch 4", "branch is 4: a model of 6 layers takes 0 to 2"),
         ("", "prompt is missing: a text-to-image model draws what --prompt or --prompts-file says"),
     ],
 )

@@ -128,7 +128,7 @@ KNOWN_BEFORE = {  # by the class and the settings of a model
     f"{IMAGES} --offload model": "offload is 'model' on device 'cpu': give --device an accelerator",
     f"{IMAGES} --classes 11": "class id 11 is out of range: take 0 to 10 (10 is the null class)",
     f"{IMAGES} --size 64 60": "image side 60 is not a multiple of 16",
-    f"{IMAGES} --cache.branch 3": "branch is 3: a model of 4 layers takes 0 to 2",
+    f"{IMAGES} --cache.branch 3": "branch is 3: a model of 4 layers takes 0 to 1",
     f"{IMAGES} --cache.steps 0,2": "steps name step 2: a run of 2 has steps 0 to 1",
     f"{IMAGES} --scheduler fast": "unknown scheduler 'fast'",
     f"{IMAGES} --guidance-channels 5 --guidance-scale 2": "guidance_channels is 5: take 1 to 4, or 'all'",
@@ -146,7 +146,7 @@ KNOWN_BEFORE = {  # by the class and the settings of a model
     f"{CLIPS} --prompt dog --base .": "base is '.': name the folder of a text pipeline, with model_index.json",
     f"{PICTURES}": "prompt is missing: a text-to-image model draws what --prompt or --prompts-file says",
     f"{PICTURES} --prompt dog --original-size 8 8": "of which a model of version 1.2 is not told: leave it out",
-    f"{PICTURES} --prompt dog --cache.branch 21": "branch is 21: a model of 40 layers takes 0 to 20",
+    f"{PICTURES} --prompt dog --cache.branch 21": "branch is 21: a model of 40 layers takes 0 to 19",
     f"{PICTURES} --prompt dog --weights ema": "tiny-hunyuan is a folder, which holds one set: leave it out",
     f"{PICTURES} --prompt dog --lora nowhere": "no adapter at nowhere: name a .safetensors file",
 }

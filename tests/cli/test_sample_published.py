@@ -85,7 +85,7 @@ def test_a_name_loads_what_the_file_holds(published):
 def test_a_plan_is_of_the_published_run_and_needs_no_download(published, capsys):
     server, _ = published
     assert main(["plan", "--model", "tiny-part"]) == 2
-    assert main(["plan", "--model", "tiny-skip", "--cache.interval", "2"]) == 0
+    assert main(["plan", "--model", "tiny-skip", "--cache.branch", "0"]) == 0
     assert "2 / 1 of 3 steps" in capsys.readouterr().out
     with torch.device("meta"):
         assert empty_model("tiny-skip").num_skips == 1

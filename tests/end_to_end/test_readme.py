@@ -13,7 +13,7 @@ import pytest
 from skipdit.cli import main
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("how-to-*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "the-idea.md", *sorted((ROOT / "docs").glob("how-to-*.md"))]
 BLOCK = re.compile(
     r"(?P<skip><!--\s*not run:[^>]*-->\s*)?^```(?P<language>\w+)\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL
 )

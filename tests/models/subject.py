@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from skipdit import DiT, HunyuanDiT, Latte, LatteT2V, SkipCacheConfig
 from skipdit.caching.hook import skip_cache_hook
-from skipdit.caching.reuse import Memory
+from skipdit.caching.memory import Memory
 from skipdit.models.base import LongSkipModel
 
 TIMESTEPS = (900, 800, 700, 600, 500)
@@ -28,7 +29,7 @@ class Subject(ABC):
 
     @abstractmethod
     def inputs(self, timestep: float, *, batch: int = 2, tall: bool = False, seed: int = 0) -> Inputs:
-        """Keyword arguments of one call: fresh noise and conditions, the same for the same arguments.
+        """Keyword arguments of one call: fresh noise, and the conditions of a run, the same objects at each timestep.
 
         `tall` asks for a larger image; `seed` for other noise and other conditions.
         """
@@ -58,11 +59,10 @@ class DiTSubject(Subject):
 
     def inputs(self, timestep: float, *, batch: int = 2, tall: bool = False, seed: int = 0) -> Inputs:
         rng = torch.Generator().manual_seed(1000 * seed + int(timestep))
-        labels = torch.Generator().manual_seed(seed)
         return {
             "hidden_states": torch.randn(batch, 4, 8 if tall else 4, 4, generator=rng),
             "timestep": torch.full((batch,), timestep),
-            "class_labels": torch.randint(0, 11, (batch,), generator=labels),
+            "class_labels": class_labels(batch, seed),
         }
 
     def layers(self, model: DiT) -> Sequence[nn.Module]:
@@ -76,11 +76,10 @@ class LatteSubject(Subject):
 
     def inputs(self, timestep: float, *, batch: int = 2, tall: bool = False, seed: int = 0) -> Inputs:
         rng = torch.Generator().manual_seed(1000 * seed + int(timestep))
-        labels = torch.Generator().manual_seed(seed)
         return {
             "hidden_states": torch.randn(batch, 3, 4, 8 if tall else 4, 4, generator=rng),
             "timestep": torch.full((batch,), timestep),
-            "class_labels": torch.randint(0, 11, (batch,), generator=labels),
+            "class_labels": class_labels(batch, seed),
         }
 
     def layers(self, model: Latte) -> Sequence[nn.Module]:
@@ -97,12 +96,10 @@ class LatteT2VSubject(Subject):
 
     def inputs(self, timestep: float, *, batch: int = 2, tall: bool = False, seed: int = 0) -> Inputs:
         rng = torch.Generator().manual_seed(1000 * seed + int(timestep))
-        text = torch.Generator().manual_seed(seed)
         return {
             "hidden_states": torch.randn(batch, 4, 3, 8 if tall else 4, 4, generator=rng),
             "timestep": torch.full((batch,), timestep),
-            "encoder_hidden_states": torch.randn(batch, 5, 12, generator=text),
-            "encoder_attention_mask": (torch.arange(5) < 3).expand(batch, 5).long(),
+            **latte_text(batch, seed),
         }
 
     def layers(self, model: LatteT2V) -> Sequence[nn.Module]:
@@ -120,7 +117,7 @@ class HunyuanDiTSubject(Subject):
         return {
             "hidden_states": torch.randn(batch, 4, 8 if tall else 4, 4, generator=rng),
             "timestep": torch.full((batch,), timestep),
-            **hunyuan_text(batch, seed=seed),
+            **hunyuan_text(batch, seed),
         }
 
     def layers(self, model: HunyuanDiT) -> Sequence[nn.Module]:
@@ -134,8 +131,24 @@ HUNYUAN_SIZES = {
 }  # fmt: skip
 
 
-def hunyuan_text(batch: int, *, seed: int = 0) -> Inputs:
-    """Text of two encoders, 3 of 5 tokens and 4 of 7 of it real."""
+@cache
+def class_labels(batch: int, seed: int) -> Tensor:
+    """The same object for the same arguments, as a pipeline hands it to each step of a run."""
+    return torch.randint(0, 11, (batch,), generator=torch.Generator().manual_seed(seed))
+
+
+@cache
+def latte_text(batch: int, seed: int) -> Inputs:
+    """Text of which 3 of 5 tokens are real; the same objects for the same arguments."""
+    return {
+        "encoder_hidden_states": torch.randn(batch, 5, 12, generator=torch.Generator().manual_seed(seed)),
+        "encoder_attention_mask": (torch.arange(5) < 3).expand(batch, 5).long(),
+    }
+
+
+@cache
+def hunyuan_text(batch: int, seed: int = 0) -> Inputs:
+    """Text of two encoders, 3 of 5 tokens and 4 of 7 of it real; the same objects for the same arguments."""
     rng = torch.Generator().manual_seed(seed)
     return {
         "encoder_hidden_states": torch.randn(batch, 5, 12, generator=rng),
@@ -169,7 +182,13 @@ def in_context(model: LongSkipModel, name: str, inputs: Inputs, **where) -> Tens
 def in_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:
     """The same call in another precision; timesteps keep theirs, as in every pipeline."""
     wide = {name: value.is_floating_point() and name != "timestep" for name, value in inputs.items()}
-    return {name: value.to(dtype) if wide[name] else value for name, value in inputs.items()}
+    return {name: cast(value, dtype) if wide[name] else value for name, value in inputs.items()}
+
+
+@cache
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of one tensor always the same one."""
+    return tensor.to(dtype)
 
 
 def joined(*parts: Inputs) -> Inputs:
@@ -177,12 +196,13 @@ def joined(*parts: Inputs) -> Inputs:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def memories(model: LongSkipModel) -> dict[str, Memory]:
-    return skip_cache_hook(model).memories.items()
+def memories(model: LongSkipModel) -> list[Memory]:
+    """Of the runs that are under way, the last used at the end."""
+    return skip_cache_hook(model).runs.memories
 
 
 def tensors_remembered(model: LongSkipModel) -> list[Tensor]:
-    past = [step for memory in memories(model).values() for step in memory.past]
+    past = [step for memory in memories(model) for step in memory.past]
     return [value for step in past for value in step if isinstance(value, Tensor)]
 
 

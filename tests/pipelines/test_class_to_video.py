@@ -252,12 +252,11 @@ def test_the_halves_of_guidance_are_cached_apart():
     for model in (conditional, unconditional):
         model.enable_cache(config)
 
+    classes, nulls = torch.tensor(labels), torch.tensor([10] * 2)
+
     def denoise(x_t, t):
         frames, time = x_t.movedim(1, 2), torch.full((2,), t)
-        eps, eps_null = (
-            conditional(frames, time, torch.tensor(labels)),
-            unconditional(frames, time, torch.tensor([10] * 2)),
-        )
+        eps, eps_null = conditional(frames, time, classes), unconditional(frames, time, nulls)
         return (eps_null.sample + 2.5 * (eps.sample - eps_null.sample)).movedim(2, 1)[:, :1]
 
     *_, x_0 = ddim(denoise, x_t.movedim(2, 1), timesteps=TIMESTEPS, schedule=NoiseSchedule.linear())

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipdit import SkipCacheConfig
-from skipdit.caching import ExplicitSteps, Interval, plan
+from skipdit.caching import ExplicitSteps, Guarded, Interval, plan
 from tests.models.subject import DiTSubject, assert_equal
 
 descending = st.lists(st.integers(0, 999), min_size=1, max_size=40, unique=True).map(lambda t: sorted(t, reverse=True))
@@ -16,7 +16,7 @@ def test_a_plan_is_the_written_rule(timesteps, interval, window):
     """compute iff i % N == 0 or t_i >= start or t_{i-1} <= stop"""
     stop, start = window
     rule = [i % interval == 0 or t >= start or (i > 0 and timesteps[i - 1] <= stop) for i, t in enumerate(timesteps)]
-    assert list(plan(Interval(interval, window), timesteps)) == rule
+    assert list(plan(Guarded(Interval(interval), window), timesteps)) == rule
 
 
 @given(timesteps=descending, interval=st.integers(1, 9))
@@ -34,7 +34,7 @@ def test_explicit_steps_are_the_plan(timesteps, data):
 
 @given(timesteps=descending, window=windows)
 def test_once_reuse_ends_every_step_computes(timesteps, window):
-    schedule = Interval(7, window)
+    schedule = Guarded(Interval(7), window)
     ended = [schedule.ends_reuse(timestep) for timestep in timesteps]
     assert ended == sorted(ended)
     assert all(computes for computes, over in zip(plan(schedule, timesteps)[1:], ended, strict=False) if over)

@@ -2,15 +2,20 @@
 
 from skipdit.caching.config import PRESETS, SkipCacheConfig
 from skipdit.caching.forecast import Computed, Forecaster
-from skipdit.caching.schedule import ExplicitSteps, Interval, Plan, Schedule, plan
+from skipdit.caching.memory import CacheStats
+from skipdit.caching.schedule import ExplicitSteps, Guarded, Interval, Now, Plan, RelativeChange, Schedule, plan
 
 __all__ = [
     "PRESETS",
+    "CacheStats",
     "Computed",
     "ExplicitSteps",
     "Forecaster",
+    "Guarded",
     "Interval",
+    "Now",
     "Plan",
+    "RelativeChange",
     "Schedule",
     "SkipCacheConfig",
     "plan",

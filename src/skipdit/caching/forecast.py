@@ -10,13 +10,13 @@ expansion whose derivatives are finite differences, at timesteps that need not b
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from math import prod
 from typing import NamedTuple
 
 from torch import Tensor
 
 FORECASTS = ("hold", "residual", "taylor")
+FUNCTION_MEMORY = 3  # computed steps that a plain function is given
 
 
 class Computed(NamedTuple):
@@ -31,17 +31,18 @@ class Computed(NamedTuple):
 class Forecaster:
     """A function of (remembered steps, oldest first; present timestep; present shallow stream) -> deep, and its needs.
 
-    `memory` is how many computed steps are remembered; `reads_shallow` and `reads_timestep` say whether they carry the
-    shallow stream and the timestep.
+    `memory` is how many computed steps are remembered. `reads_shallow` and `reads_timestep` say whether the function
+    reads the shallow stream and the timestep, of the remembered steps and of the present one; what it does not read is
+    None in the call. Where nobody reads the shallow stream, the layers that only make it are not run.
     """
 
-    predict: Callable[[Sequence[Computed], float | None, Tensor], Tensor]
+    predict: Callable[[Sequence[Computed], float | None, Tensor | None], Tensor]
     memory: int = 1
     reads_shallow: bool = False
     reads_timestep: bool = False
 
 
-def hold(past: Sequence[Computed], timestep: float | None, shallow: Tensor) -> Tensor:
+def hold(past: Sequence[Computed], timestep: float | None, shallow: Tensor | None) -> Tensor:
     return past[-1].deep
 
 
@@ -49,7 +50,7 @@ def residual(past: Sequence[Computed], timestep: float | None, shallow: Tensor) 
     return shallow + (past[-1].deep - past[-1].shallow)
 
 
-def taylor(past: Sequence[Computed], timestep: float, shallow: Tensor) -> Tensor:
+def taylor(past: Sequence[Computed], timestep: float, shallow: Tensor | None) -> Tensor:
     """The polynomial of degree len(past) - 1 through the remembered points, summed in float32 (float64 stays)."""
     weights = lagrange_weights([step.timestep for step in past], timestep)
     wide = past[-1].deep.float if past[-1].deep.itemsize < 4 else past[-1].deep.clone
@@ -67,10 +68,8 @@ def lagrange_weights(points: Sequence[float], at: float) -> list[float]:
     ]
 
 
-def forecaster(name: str, *, order: int = 1) -> Forecaster:
-    """A forecaster by name, or by "module:attribute" where it is someone else's `Forecaster`."""
-    if ":" in name:
-        return imported(name)
+def named_forecaster(name: str, *, order: int = 1) -> Forecaster:
+    """The forecaster of a name; ValueError lists the names."""
     if name not in FORECASTS:
         raise ValueError(f"unknown forecast {name!r}: take one of {', '.join(FORECASTS)}, or module:attribute")
     return {
@@ -80,12 +79,6 @@ def forecaster(name: str, *, order: int = 1) -> Forecaster:
     }[name]
 
 
-def imported(name: str) -> Forecaster:
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"forecast {name!r} cannot be imported ({error}): name a module:attribute") from None
-    if not isinstance(found, Forecaster):
-        raise ValueError(f"forecast {name!r} is a {type(found).__name__}: it must be a skipdit.caching.Forecaster")
-    return found
+def as_forecaster(function: Callable) -> Forecaster:
+    """A plain function as a forecaster that reads everything, of the last `FUNCTION_MEMORY` computed steps."""
+    return Forecaster(function, memory=FUNCTION_MEMORY, reads_shallow=True, reads_timestep=True)

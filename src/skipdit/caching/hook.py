@@ -1,62 +1,53 @@
 """The diffusers coat of Skip-Cache: one hook at the root of a model, and the mixin that puts it there.
 
+Before a call the hook finds the run and opens the seam; after it, it keeps what the call left. It stands around the
+whole call and wraps no `forward`, so that it comes off in any order beside other hooks (offloading, accelerate). It has
+a place in diffusers' registry for what it hears there: cache contexts, and the end of a pipeline.
+
 This is the one module that imports private names of diffusers; `skipdit.pipelines` adds names to it (decision 0018).
 """
 
+import threading
 import warnings
-from functools import partial
-from typing import Any, NamedTuple
+from functools import cache
+from inspect import signature
+from typing import Any
 
 import torch
 from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.hooks.group_offloading import _GROUP_OFFLOADING
-from diffusers.hooks.hooks import CacheContext, StateManager
+from diffusers.hooks.hooks import CacheContext, HookFunctionReference, StateManager
 from diffusers.models.cache_utils import CacheMixin
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from skipdit.caching.config import SkipCacheConfig
-from skipdit.caching.reuse import Kind, Memory, Now, Reuse
-from skipdit.caching.schedule import ExplicitSteps
+from skipdit.caching.memory import MAX_RUNS, CacheStats, Kind, Memory, Runs
+from skipdit.caching.reuse import Reuse
+from skipdit.caching.schedule import Now
 
 HOOK_NAME = "skip_cache"
 DEFAULT_CONTEXT = CacheContext("default")
+STRANGERS = {True: 2, False: MAX_RUNS}  # runs of one call in a row that are odd, where timesteps are read or not
 
 
-class CacheStats(NamedTuple):
-    """What Skip-Cache did in a run: its plan ("#.#."), steps that computed and did not, and what it remembered at most.
-
-    `bytes_remembered` are those of the tensors that it keeps from one step to the next: of the steps that the forecast
-    is made of the deep features, with "residual" the shallow ones too; and what was worked out once of inputs that do
-    not change, as projected text. The inputs themselves, ControlNet's among them, are the caller's and not counted.
-    """
-
-    plan: str
-    full: int
-    cached: int
-    bytes_remembered: int
-
-    @classmethod
-    def of(cls, memory: Memory) -> "CacheStats":
-        once = 0 if memory.once is None else nbytes(memory.once.value)
-        return cls(str(memory.plan), memory.plan.full, memory.plan.cached, memory.peak_bytes + once)
+class Token:
+    """Something to be known by."""
 
 
-class Memories(StateManager):
-    """One memory a named cache context, and one for pipelines that open none."""
+class Contexts(threading.local, StateManager):
+    """The cache context of each thread, as diffusers sets it, and a token that lives as long as the thread."""
+
+    def __init__(self) -> None:
+        self.token, self._context = Token(), None
 
     @property
     def context(self) -> CacheContext:
         return self._context or DEFAULT_CONTEXT
 
-    def items(self) -> dict[str, Memory]:
-        return self._state_cache
-
 
 class SkipCacheHook(ModelHook):
-    """Puts `Reuse` in the place of the model's `compose`, and holds the memories of the present run.
-
-    Not in the place of `forward`: so hooks that others have put around it (offloading, accelerate) run as they did.
-    """
+    """Hands each call of a model the seam of its run. A copy of it has the same settings and no memory."""
 
     _is_stateful = True
 
@@ -64,63 +55,87 @@ class SkipCacheHook(ModelHook):
         super().__init__()
         self.config = config
         self.reuse = Reuse(config.schedule, config.forecaster, config.branch)
-        self.memories = Memories(Memory)
-        self.last_run: dict[str, CacheStats] = {}
+        self.contexts, self.runs, self.told = Contexts(), Runs(), set()
 
-    def initialize_hook(self, module: torch.nn.Module) -> torch.nn.Module:
-        module.compose = partial(self.compose, module)
-        return module
+    def __reduce__(self) -> tuple:
+        return type(self), (self.config,), {"handles": self.handles}
 
-    def deinitalize_hook(self, module: torch.nn.Module) -> torch.nn.Module:  # sic: diffusers' name
-        del module.compose
-        return module
+    def put_on(self, model: torch.nn.Module) -> None:
+        registry = HookRegistry.check_if_exists_or_initialize(model)
+        registry.hooks[HOOK_NAME] = self
+        # First, where it is nobody's successor: no other hook is taken off through the one behind it.
+        registry._hook_order.insert(0, HOOK_NAME)
+        registry._fn_refs.insert(0, HookFunctionReference())
+        self.handles = (
+            model.register_forward_pre_hook(self.before, with_kwargs=True, prepend=True),
+            model.register_forward_hook(self.after, with_kwargs=True),
+        )
 
-    def compose(self, module: Any, **inputs: Any) -> Tensor:
-        """Head, trunk or its forecast, and tail, as the schedule says."""
+    def take_off(self, model: torch.nn.Module) -> None:
+        registry = model._diffusers_hook
+        index = registry._hook_order.index(HOOK_NAME)
+        del registry.hooks[HOOK_NAME], registry._hook_order[index], registry._fn_refs[index]
+        for handle in self.handles:
+            handle.remove()
+
+    @torch.compiler.disable
+    def before(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Open the seam of the call's run."""
         check_inference(module)
-        self.check_steps(self.memories.context)
-        if not self.memories.get_state().computed:
+        context = self.contexts.context
+        if context.num_inference_steps is not None:
+            self.config.schedule.check_run(context.num_inference_steps)
+        inputs = dict(zip(argument_names(type(module)), args)) | kwargs
+        tokens = (self.contexts.token, *run_tokens(inputs, module.constant_inputs))
+        is_anonymous = len(tokens) == 1 and context.step_index is None
+        timestep = inputs["timestep"] if context.timestep is None else context.timestep
+        waits = isinstance(timestep, Tensor) and timestep.device.type != "cpu"
+        read = not waits or is_anonymous or self.reuse.reads_timestep
+        now = Now(context.step_index, one_timestep(timestep) if read else None)
+        run = self.runs.take(context.name, tokens, now, kind_of(module, inputs))
+        if not run.plan:
             check_groups(module)
-        hidden_states = inputs["hidden_states"]
-        kind = Kind(hidden_states.shape, hidden_states.dtype, hidden_states.device)
-        return self.reuse(module.rooms, self.memories.get_state(), self.now(inputs["timestep"]), kind, inputs)
+        seam = self.reuse.begin(run, now)
+        self.tell_of_run(run, now, is_anonymous=is_anonymous)
+        return args, kwargs | {"seam": seam}
 
-    def now(self, timestep: Tensor | float) -> Now:
-        """The step and timestep as far as they cost no wait: from the context, or from a tensor on the CPU.
-
-        A tensor on an accelerator is read only if the schedule or the forecaster needs its value.
-        """
-        context = self.memories.context
-        timestep = timestep if context.timestep is None else context.timestep
-        if isinstance(timestep, Tensor) and timestep.device.type != "cpu" and not self.reuse.reads_timestep:
-            return Now(context.step_index, None)
-        return Now(context.step_index, one_timestep(timestep))
-
-    def check_steps(self, context: CacheContext) -> None:
-        schedule = self.reuse.schedule
-        if context.num_inference_steps is not None and isinstance(schedule, ExplicitSteps):
-            schedule.check_run(context.num_inference_steps)
-
-    def stats(self) -> dict[str, CacheStats]:
-        present = {name: CacheStats.of(memory) for name, memory in self.memories.items().items() if memory.computed}
-        return present or self.last_run
+    @torch.compiler.disable
+    def after(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        """Keep what the call left in its seam."""
+        self.runs.put(kwargs["seam"].finish())
 
     def reset_state(self, module: torch.nn.Module) -> torch.nn.Module:
-        """End the run: keep its numbers, drop its tensors, and say so if the cache never fired."""
-        ended = {name: CacheStats.of(memory) for name, memory in self.memories.items().items() if memory.computed}
-        self.memories.reset()
-        self.last_run = ended or self.last_run
-        for stats in ended.values():
-            warn_if_idle(stats, self.config)
-            warn_of_steps_outside(stats, self.config)
+        """A pipeline ends: drop the tensors of its runs, and say so if the cache never fired."""
+        ended = self.runs.end(self.contexts.token)
+        full, cached = sum(stats.full for stats in ended.values()), sum(stats.cached for stats in ended.values())
+        if not cached and full > 1 and self.config.interval != 1:
+            never = f"Skip-Cache never fired: all {full} steps computed the trunk under {self.config}"
+            warn(f"{never}; widen the window, name fewer steps, or give each call of a run the same tensors")
+        last = max((stats.full + stats.cached for stats in ended.values()), default=1) - 1
+        if ended and self.config.steps is not None and self.config.steps[-1] > last:
+            warn(f"steps name step {self.config.steps[-1]}, but the run ended at step {last}: name fewer")
         return module
+
+    def tell_of_run(self, run: Memory, now: Now, *, is_anonymous: bool) -> None:
+        """Say once what keeps runs from being cached, or from being told apart."""
+        remedy = "give each call of a run the same tensors, or open cache_context(name, step_index=i) around it"
+        if run.strangers >= STRANGERS[now.timestep is not None]:
+            self.tell(f"nothing is cached while each call brings other conditioning tensors: {remedy}")
+        if run.evicted:
+            self.tell(f"more than {MAX_RUNS} runs are under way: the one that waited longest computes anew")
+        if is_anonymous and run.past:
+            self.tell(f"nothing tells this run from one that was broken off higher: {remedy}")
+
+    def tell(self, message: str) -> None:
+        if message not in self.told:
+            self.told.add(message)
+            warn(f"Skip-Cache: {message}")
 
 
 class SkipCacheMixin(CacheMixin):
     """`enable_cache(SkipCacheConfig(...))` for a model of three rooms; other configs go to diffusers.
 
-    The model brings `depth`, `rooms`, and a `forward` that calls `compose` with the arguments of `embed` by name, among
-    them `hidden_states` and `timestep`.
+    The model brings `depth`, `constant_inputs` and a `forward` that takes `hidden_states`, `timestep` and `seam`.
     """
 
     def enable_cache(self, config: Any) -> None:
@@ -130,18 +145,17 @@ class SkipCacheMixin(CacheMixin):
             ValueError: a cache is on already, `branch` does not fit the depth, or diffusers' cache finds nothing here.
         """
         if not isinstance(config, SkipCacheConfig):
-            before = inner_hooks(self)
+            before = count_inner_hooks(self)
             super().enable_cache(config)
-            self._check_hooked(config, before)
+            if count_inner_hooks(self) == before:  # diffusers passes over layers of classes that it does not know
+                super().disable_cache()
+                found_none = f"{type(config).__name__} found no layer to hook in {type(self).__name__}"
+                raise ValueError(f"{found_none}: use SkipCacheConfig")
             return
         if self.is_cache_enabled:
             raise ValueError(f"a cache is on already ({self._cache_config}): call disable_cache() first")
         config.check_depth(self.depth)
-        if 2 * config.branch == self.depth and config.interval != 1:
-            message = f"branch {config.branch} leaves no trunk in {self.depth} layers: nothing is saved, only forecast"
-            warnings.warn(message, stacklevel=2)
-        registry = HookRegistry.check_if_exists_or_initialize(self)
-        registry.register_hook(SkipCacheHook(config), HOOK_NAME)
+        SkipCacheHook(config).put_on(self)
         self._cache_config = config
 
     def disable_cache(self) -> None:
@@ -149,40 +163,22 @@ class SkipCacheMixin(CacheMixin):
         if not isinstance(self._cache_config, SkipCacheConfig):
             super().disable_cache()
             return
-        HookRegistry.check_if_exists_or_initialize(self).remove_hook(HOOK_NAME, recurse=False)
+        skip_cache_hook(self).take_off(self)
         self._cache_config = None
 
     def cache_stats(self) -> dict[str, CacheStats]:
-        """What Skip-Cache did in the present run, or in the last one where none is under way, by cache context.
+        """What Skip-Cache did in the present runs, or in the last where none is under way, by cache context.
 
-        Pipelines that open no context (DiT, Latte, HunyuanDiT) have one, "default". Empty before the first run.
+        Pipelines that open no context (DiT, Latte, HunyuanDiT) have "default"; where several runs are under way, the
+        later ones come first: "default", "default 2". Empty before the first run.
         Raises: ValueError where Skip-Cache is not on.
         """
-        return skip_cache_hook(self).stats()
-
-    def _check_hooked(self, config: Any, before: int) -> None:
-        """diffusers' caches look for layers by class and pass over what they do not know; that must not go unsaid."""
-        if inner_hooks(self) == before:
-            super().disable_cache()
-            found_none = f"{type(config).__name__} found no layer to hook in {type(self).__name__}"
-            raise ValueError(f"{found_none}: use SkipCacheConfig")
+        return skip_cache_hook(self).runs.stats()
 
     def __getstate__(self) -> dict[str, Any]:
-        # diffusers' hooks are closures over this very model: a copy carries the setting and makes its own.
-        state = super().__getstate__()
         if isinstance(self._cache_config, SkipCacheConfig):
             check_alone(self)
-            for bound in ("forward", "compose", "_diffusers_hook"):
-                del state[bound]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        config = state.get("_cache_config")
-        if isinstance(config, SkipCacheConfig):
-            super().__setstate__(state | {"_cache_config": None})
-            self.enable_cache(config)
-        else:
-            super().__setstate__(state)
+        return super().__getstate__()
 
 
 def skip_cache_hook(model: CacheMixin) -> SkipCacheHook:
@@ -191,7 +187,42 @@ def skip_cache_hook(model: CacheMixin) -> SkipCacheHook:
     return model._diffusers_hook.get_hook(HOOK_NAME)
 
 
-def inner_hooks(model: torch.nn.Module) -> int:
+def warn(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
+
+
+@cache
+def argument_names(model: type) -> tuple[str, ...]:
+    return tuple(signature(model.forward).parameters)[1:]
+
+
+def run_tokens(inputs: dict[str, Any], constant: tuple[str, ...]) -> list[Tensor]:
+    """What a run is known by: its conditioning tensors, and the table where the timestep is a view of one entry."""
+    conditioning = [leaf for leaf in tree_leaves([inputs.get(name) for name in constant]) if isinstance(leaf, Tensor)]
+    timestep = inputs["timestep"]
+    if not isinstance(timestep, Tensor) or not timestep._is_view() or (timestep.numel() > 1 and any(timestep.stride())):
+        return conditioning
+    table = timestep._base
+    is_table = table.numel() > 1 and (table.device.type != "cpu" or table.min() != table.max())
+    return [table, *conditioning] if is_table else conditioning
+
+
+def kind_of(module: torch.nn.Module, inputs: dict[str, Any]) -> Kind:
+    hidden_states = inputs["hidden_states"]
+    settings = [(name, value) for name, value in inputs.items() if isinstance(value, bool | int) and name != "timestep"]
+    settings.append(("weights", next(module.parameters()).dtype))
+    return Kind(hidden_states.shape, hidden_states.dtype, hidden_states.device, tuple(settings))
+
+
+def one_timestep(timestep: Tensor | float) -> float:
+    """The timestep that all samples share, as a number; ValueError where they differ."""
+    values = set(timestep.reshape(-1).tolist()) if isinstance(timestep, Tensor) else {timestep}
+    if len(values) != 1:
+        raise ValueError(f"timesteps differ within the batch ({sorted(values)}): Skip-Cache takes one timestep a call")
+    return float(values.pop())
+
+
+def count_inner_hooks(model: torch.nn.Module) -> int:
     """How many of diffusers' hooks hang on modules inside the model."""
     inner = (module for name, module in model.named_modules() if name)
     return sum(len(module._diffusers_hook.hooks) for module in inner if hasattr(module, "_diffusers_hook"))
@@ -218,39 +249,8 @@ def check_groups(module: torch.nn.Module) -> None:
 
 
 def check_alone(module: torch.nn.Module) -> None:
+    """Other hooks are closures over the very model that they hang on, so that a copy would run on its weights."""
     others = [name for name in module._diffusers_hook.hooks if name != HOOK_NAME]
     if others or hasattr(module, "_hf_hook"):
         names = ", ".join(others) or "accelerate's"
         raise RuntimeError(f"a model with a cache and other hooks ({names}) cannot be copied: remove one of them first")
-
-
-def nbytes(value: Any) -> int:
-    """Of a tensor, or of all in a tuple; of anything else 0."""
-    if isinstance(value, tuple):
-        return sum(map(nbytes, value))
-    return value.nbytes if isinstance(value, Tensor) else 0
-
-
-def one_timestep(timestep: Tensor | float) -> float:
-    """The timestep that all samples share, as a number; ValueError where they differ."""
-    values = set(timestep.reshape(-1).tolist()) if isinstance(timestep, Tensor) else {timestep}
-    if len(values) != 1:
-        raise ValueError(f"timesteps differ within the batch ({sorted(values)}): Skip-Cache takes one timestep a call")
-    return float(values.pop())
-
-
-def warn_if_idle(stats: CacheStats, config: SkipCacheConfig) -> None:
-    if not stats.cached and stats.full > 1 and config.interval != 1:
-        warnings.warn(
-            f"Skip-Cache never fired: all {stats.full} steps computed the trunk under {config}; widen the window, or"
-            " name fewer steps",
-            stacklevel=2,
-        )
-
-
-def warn_of_steps_outside(stats: CacheStats, config: SkipCacheConfig) -> None:
-    """Pipelines that open no context do not say how long a run is; only its end shows that a step was never reached."""
-    if config.steps is not None and config.steps[-1] >= stats.full + stats.cached:
-        last = stats.full + stats.cached - 1
-        message = f"steps name step {config.steps[-1]}, but the run ended at step {last}: name fewer"
-        warnings.warn(message, stacklevel=2)

@@ -1,58 +1,72 @@
-"""When the trunk is computed: a pure function of (step, timestep, previous timestep).
+"""When the trunk is computed: a function of (where the run stands, shallow feature, its own state) -> bool.
 
-The published rule, over steps i with descending timesteps t_i, interval N and window (stop, start):
+The published rule, over steps i at timesteps t_i, with interval N and window (stop, start):
 
     compute iff  i % N == 0  or  t_i >= start  or  t_{i-1} <= stop                  (arXiv 2411.17616, section 3.3)
 
-A schedule is data: it can be written down ("#.#.##"), priced before a run and stored beside the images it made.
+and one that looks at the shallow feature s, summed over the steps j since the last computed one:
+
+    compute iff  sum_j |s_j - s_{j-1}|_1 / |s_{j-1}|_1 >= threshold                 (cf. TeaCache, arXiv 2411.19108)
+
+A schedule that reads no feature is data: it can be written down ("#.#.##") and priced before a run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 
-class Schedule(Protocol):
-    """Whether a step computes the trunk.
+class Now(NamedTuple):
+    """Where a run stands at a step; None is unknown.
 
-    `reads_timestep` says whether the decision depends on timesteps. Where it does not, both are given as None, so that
-    nobody waits for an accelerator to learn them.
+    `previous` is the timestep of the step before; `since` is how many steps ago the last computed one was.
     """
 
-    reads_timestep: bool
+    step: int | None = None
+    timestep: float | None = None
+    previous: float | None = None
+    since: int | None = None
 
-    def __call__(self, step: int, timestep: float | None, previous: float | None) -> bool: ...
+
+class Schedule:
+    """Whether a step computes the trunk. Subclass it, or give `SkipCacheConfig` a function of the same arguments.
+
+    `reads_timestep` and `reads_shallow` say what the decision needs; what it does not need may be None in the call.
+    `state` is a dict of the run, empty at its beginning. The first step of a run computes whatever the schedule says.
+    """
+
+    reads_timestep: bool = True
+    reads_shallow: bool = False
+    derived: bool = False  # made from the other settings of a config: `dataclasses.replace` has it made anew
+
+    def __call__(self, now: Now, shallow: Tensor | None, state: dict[str, Any]) -> bool:
+        raise NotImplementedError
 
     def ends_reuse(self, timestep: float | None) -> bool:
         """Whether every step after this one computes, so that what is remembered can be dropped."""
-        ...
+        return False
+
+    def check_run(self, num_steps: int) -> None:
+        """Raise ValueError where the schedule does not fit a run of `num_steps`."""
 
 
 @dataclass(frozen=True)
-class Interval:
-    """Every `interval`-th step computes; so does every one outside the window (stop, start) of timesteps."""
+class Interval(Schedule):
+    """Every `interval`-th step computes."""
 
     interval: int
-    window: tuple[float, float] | None = None
+    reads_timestep = False
 
-    @property
-    def reads_timestep(self) -> bool:
-        return self.window is not None
-
-    def __call__(self, step: int, timestep: float | None, previous: float | None) -> bool:
-        if self.window is None or step % self.interval == 0:
-            return step % self.interval == 0
-        stop, start = self.window
-        return timestep >= start or (previous is not None and previous <= stop)
-
-    def ends_reuse(self, timestep: float | None) -> bool:
-        return self.window is not None and timestep <= self.window[0]
+    def __call__(self, now: Now, shallow: Tensor | None, state: dict[str, Any]) -> bool:
+        return now.step % self.interval == 0
 
 
 @dataclass(frozen=True)
-class ExplicitSteps:
-    """Just the steps named here compute; they begin with 0 and rise."""
+class ExplicitSteps(Schedule):
+    """The steps named here compute, and no other; they begin with 0 and rise."""
 
     steps: tuple[int, ...]
     reads_timestep = False
@@ -60,36 +74,105 @@ class ExplicitSteps:
     def __post_init__(self) -> None:
         if not self.steps or self.steps[0] != 0:
             raise ValueError(f"steps are {list(self.steps)}: the first must be 0, before which nothing is remembered")
-        if any(not isinstance(step, int) for step in self.steps):
+        if any(not isinstance(step, int) or isinstance(step, bool) for step in self.steps):
             raise ValueError(f"steps are {list(self.steps)}: each must be an integer")
         if any(later <= earlier for earlier, later in pairwise(self.steps)):
             raise ValueError(f"steps are {list(self.steps)}: each must be larger than the one before")
 
-    def __call__(self, step: int, timestep: float | None, previous: float | None) -> bool:
-        return step in self.steps
-
-    def ends_reuse(self, timestep: float | None) -> bool:
-        return False
+    def __call__(self, now: Now, shallow: Tensor | None, state: dict[str, Any]) -> bool:
+        return now.step in self.steps
 
     def check_run(self, num_steps: int) -> None:
-        """Raise ValueError where a named step lies outside a run of `num_steps`."""
         if self.steps[-1] >= num_steps:
             raise ValueError(f"steps name step {self.steps[-1]}: a run of {num_steps} has steps 0 to {num_steps - 1}")
 
 
-class Plan(tuple[bool, ...]):
-    """What a schedule does over a whole run: True where the trunk is computed."""
+@dataclass(frozen=True)
+class RelativeChange(Schedule):
+    """A step computes once the shallow feature has changed by `threshold`, added up since the last computed step.
+
+    The change from step to step is relative, in L1, over the whole batch.
+    """
+
+    threshold: float
+    reads_timestep, reads_shallow = False, True
+
+    def __call__(self, now: Now, shallow: Tensor, state: dict[str, Any]) -> bool:
+        before, state["shallow"] = state.get("shallow", shallow), shallow
+        change = ((shallow - before).abs().mean() / before.abs().mean()).item()
+        state["change"] = change + (0.0 if now.since == 1 else state.get("change", 0.0))
+        return state["change"] >= self.threshold
+
+
+@dataclass(frozen=True)
+class Custom(Schedule):
+    """A plain function as a schedule. It may read everything, so that no plan is known before a run."""
+
+    function: Callable[[Now, Tensor, dict[str, Any]], bool]
+    reads_shallow = True
+
+    def __call__(self, now: Now, shallow: Tensor, state: dict[str, Any]) -> bool:
+        return bool(self.function(now, shallow, state))
+
+
+@dataclass(frozen=True)
+class Guarded(Schedule):
+    """Another schedule; but steps outside the window (stop, start) of timesteps compute, the first `retention` steps,
+    and each that would be cached after `max_cached` cached ones in a row."""
+
+    schedule: Schedule
+    window: tuple[float, float] | None = None
+    retention: int | None = None
+    max_cached: int | None = None
+
+    @property
+    def reads_timestep(self) -> bool:
+        return self.window is not None or self.schedule.reads_timestep
+
+    @property
+    def reads_shallow(self) -> bool:
+        return self.schedule.reads_shallow
+
+    def __call__(self, now: Now, shallow: Tensor | None, state: dict[str, Any]) -> bool:
+        computes = self.schedule(now, shallow, state)
+        if self.window is not None:
+            stop, start = self.window
+            computes = computes or now.timestep >= start or (now.previous is not None and now.previous <= stop)
+        too_many = None not in (self.max_cached, now.since) and now.since > self.max_cached
+        return computes or too_many or now.step < (self.retention or 0)
+
+    def ends_reuse(self, timestep: float | None) -> bool:
+        return self.window is not None and timestep <= self.window[0]
+
+    def check_run(self, num_steps: int) -> None:
+        self.schedule.check_run(num_steps)
+
+
+class Plan(tuple[bool | None, ...]):
+    """What a schedule does over a whole run: True where the trunk is computed, None where only the run can tell."""
 
     def __str__(self) -> str:
-        return "".join("#" if computes else "." for computes in self)
+        return "".join({True: "#", False: ".", None: "?"}[computes] for computes in self)
+
+    @property
+    def is_known(self) -> bool:
+        return None not in self
 
     @property
     def full(self) -> int:
-        return sum(self)
+        return self.count(True)
 
     @property
     def cached(self) -> int:
-        return len(self) - self.full
+        return self.count(False)
+
+    @property
+    def since(self) -> int | None:
+        """How many steps before the next one the last computed step lies."""
+        return self[::-1].index(True) + 1 if self.full else None
+
+    def then(self, computes: bool) -> "Plan":
+        return Plan((*self, computes))
 
     def cost(self, cached_step: float) -> float:
         """The run's cost against an uncached one, where a cached step costs `cached_step` of a full one."""
@@ -97,9 +180,18 @@ class Plan(tuple[bool, ...]):
 
 
 def plan(schedule: Schedule, timesteps: Sequence[float]) -> Plan:
-    """The decisions of a schedule over the descending timesteps of a run; ValueError where there is no step."""
+    """The decisions of a schedule over the timesteps of a run, which fall or rise.
+
+    Of a schedule that reads features only the first step is known; `cache_stats` has the plan after a run.
+    Raises: ValueError where there is no step, or where the schedule does not fit the number of steps.
+    """
     if not timesteps:
         raise ValueError("timesteps are empty: a run has at least one step")
-    if isinstance(schedule, ExplicitSteps):
-        schedule.check_run(len(timesteps))
-    return Plan(map(schedule, range(len(timesteps)), timesteps, [None, *timesteps[:-1]]))
+    schedule.check_run(len(timesteps))
+    if schedule.reads_shallow:
+        return Plan([True, *[None] * (len(timesteps) - 1)])
+    made, state = Plan(), {}
+    for step, (timestep, previous) in enumerate(zip(timesteps, [None, *timesteps[:-1]])):
+        computes = bool(schedule(Now(step, timestep, previous, made.since), None, state))
+        made = made.then(computes or not made.full)
+    return made

@@ -7,7 +7,10 @@ Results go to stdout, progress to stderr. Exit code 0 is success, 2 a usage that
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 VERBS = {
     "sample": "draw images or videos with an embedded or published model, a folder or a checkpoint file",
@@ -21,12 +24,14 @@ VERBS = {
 }
 DEBUG = "--debug"
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+SHOW_OTHER_WARNING = warnings.showwarning
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in arguments
+    warnings.showwarning = show_warning
     verb, *rest = [argument for argument in arguments if argument != DEBUG] or ["--help"]
     try:
         run(verb, rest)
@@ -39,6 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"skipdit: {explanation(error)}", file=sys.stderr)
         return exit_code(error)
     return 0
+
+
+def show_warning(message: Warning | str, category: type[Warning], filename: str, *where: Any, **more: Any) -> None:
+    """Warnings of ours as a line of the command, without a path of Python; others as ever."""
+    if Path(filename).is_relative_to(Path(__file__).parents[1]):
+        print(f"skipdit: {message}", file=sys.stderr)
+    else:
+        SHOW_OTHER_WARNING(message, category, filename, *where, **more)
 
 
 def has_no_reader() -> bool:

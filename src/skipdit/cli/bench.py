@@ -142,7 +142,8 @@ def asked(config: Bench, pipeline: "DiffusionPipeline") -> "tuple[SkipCacheConfi
     from skipdit.pipelines import draw
 
     check_use(config, pipeline, "beta_end")
-    cache = config.cache.config(task_of(pipeline)) or published_cache(config.model) or SkipCacheConfig()
+    asked = config.cache.config(task_of(pipeline), depth=pipeline.transformer.depth)
+    cache = asked or published_cache(config.model) or SkipCacheConfig()
     sampling = sampling_of(config, pipeline)
     settings = draw.Settings(config.steps, sampling.guidance_scale, sampling.guidance_channels)
     draw.check(pipeline, sampling.subjects, settings)
@@ -185,9 +186,10 @@ def constants_once(pipeline: "DiffusionPipeline", steps: int) -> dict[str, "Way"
     """Every step computed, but what a model makes of text once a run: exactly equal, and what it saves."""
     from skipdit.caching import SkipCacheConfig
     from skipdit.evaluation.compare import Way
+    from skipdit.evaluation.price import price
 
-    once = {"uncached, text once": Way(steps, SkipCacheConfig(interval=1))}
-    return once if pipeline.transformer.constant_inputs else {}
+    once = Way(steps, SkipCacheConfig(interval=1))
+    return {"uncached, text once": once} if price(pipeline.transformer, once.cache).constant_flops else {}
 
 
 def forecasts(cached: "Way") -> dict[str, "Way"]:

@@ -47,9 +47,17 @@ class Cache:
     """what stands in for the trunk: hold, residual, taylor or module:attribute"""
     order: Annotated[int | None, left_out("{1,2}", "(default: 1)")] = None
     """of the Taylor forecast"""
+    retention: Annotated[int | None, left_out("N")] = None
+    """compute the first N steps"""
+    max_cached: Annotated[int | None, left_out("N")] = None
+    """cache at most N steps in a row"""
+    threshold: Annotated[float | None, left_out("X")] = None
+    """compute once the shallow feature has changed by X, as 0.1, since the last computed step; instead of interval"""
+    schedule: Annotated[str | None, left_out("MODULE:ATTRIBUTE")] = None
+    """a schedule of yours, instead of interval, steps and threshold"""
 
-    def config(self, task: str) -> SkipCacheConfig | None:
-        """The settings as a config, for a model of a task; None where no flag was given."""
+    def config(self, task: str, *, depth: int | None = None) -> SkipCacheConfig | None:
+        """The settings as a config, for a model of a task and so many layers; None where no flag was given."""
         from skipdit.caching import SkipCacheConfig
 
         given = {name: value for name, value in asdict(self).items() if value is not None}
@@ -61,7 +69,7 @@ class Cache:
         if preset is not None and published is not None:
             raise ValueError(f"preset is {preset!r} beside published {published!r}: give one of them")
         if preset is not None:
-            return SkipCacheConfig.preset(preset, **given)
+            return SkipCacheConfig.preset(preset, depth=depth, **given)
         if published is not None:
             return SkipCacheConfig.published(published, **given)
         return SkipCacheConfig(**given) if given else None

@@ -14,7 +14,6 @@ from skipdit.cli.flags import Cache, left_out, parse
 if TYPE_CHECKING:
     from skipdit.caching import Plan as Planned
     from skipdit.caching import SkipCacheConfig
-    from skipdit.evaluation.price import Price
     from skipdit.models.base import LongSkipModel
 
 
@@ -42,15 +41,21 @@ def command(arguments: Sequence[str]) -> None:
 
 
 def plan(config: Plan) -> None:
+    from skipdit.evaluation.price import price
+
     if config.steps is not None and config.steps < 1:
         raise ValueError(f"steps is {config.steps}: a run has at least one step")
     model = model_on_meta(config.model)
     cache, planned = scheduled(config, model)
-    cost = price_of(model, cache)
+    cost = price(model, cache)
     print(wrapped(str(planned)))
-    print(f"full / cached      {planned.full} / {planned.cached} of {len(planned)} steps")
     if cache is not None:
-        print(f"fresh layers       {2 * cache.branch} of {model.depth} in a cached step")
+        print(f"fresh layers       {round(cost.cached_layers * model.depth)} of {model.depth} in a cached step")
+    if not planned.is_known:
+        print(f"FLOPs              {cost.cached_flops / cost.full_flops:.1%} of a full step in a cached one")
+        print("not priced: this schedule looks at features, so that only a run shows its plan (cache_stats, bench)")
+        return
+    print(f"full / cached      {planned.full} / {planned.cached} of {len(planned)} steps")
     print(f"layers run         {cost.layers(planned):.1%}")
     print(f"FLOPs              {cost.flops(planned) / (len(planned) * cost.full_flops):.1%}")
     print(f"predicted speed-up {cost.speedup(planned):.2f}x")
@@ -63,7 +68,7 @@ def scheduled(config: Plan, model: "LongSkipModel") -> "tuple[SkipCacheConfig | 
     from skipdit import caching
     from skipdit.hub.architectures import TASKS
 
-    cache, timesteps = config.cache.config(TASKS[type(model)]), timesteps_of(config, model)
+    cache, timesteps = config.cache.config(TASKS[type(model)], depth=model.depth), timesteps_of(config, model)
     if cache is None:
         return None, caching.Plan([True] * len(timesteps))
     cache.check_depth(model.depth)
@@ -83,15 +88,6 @@ def timesteps_of(config: Plan, model: "LongSkipModel") -> list[float]:
         folder = locate(config.model) if is_pipeline(locate(config.model)) else None
     scheduler = scheduler_for(model, config.scheduler or usual, folder=folder)
     return set_timesteps(scheduler, steps if config.steps is None else config.steps)
-
-
-def price_of(model: "LongSkipModel", cache: "SkipCacheConfig | None") -> "Price":
-    """What steps cost; without a cache nothing is kept from step to step."""
-    from skipdit.evaluation.price import price
-
-    if cache is None:
-        return price(model, branch=0)._replace(constant_flops=0)
-    return price(model, branch=cache.branch)
 
 
 def model_on_meta(name: str) -> "LongSkipModel":

@@ -127,7 +127,7 @@ def runs_of(pipeline: DiffusionPipeline, asked: Asked) -> list[Run]:
 
 def run_of(config: Any, pipeline: DiffusionPipeline, prompts: list[str]) -> Run:
     """ValueError for what the model cannot do."""
-    cache = config.cache.config(tasks.task_of(pipeline))
+    cache = config.cache.config(tasks.task_of(pipeline), depth=pipeline.transformer.depth)
     unit = tasks.check_flags(config, pipeline)
     output = outputs.output_of(config, unit)
     samples = wanted.samples_of(config, pipeline, prompts, unit=unit)

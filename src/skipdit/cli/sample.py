@@ -129,7 +129,8 @@ def sample(config: Sample) -> None:
     if config.shard is not None:
         print(f"when all shards have ended, the same command without --shard finishes {config.out}")
     if cache is not None:
-        print(f"plan {plan}: {plan.full} full, {plan.cached} cached")
+        counts = f"{plan.full} full, {plan.cached} cached" if plan.is_known else "decided while drawing"
+        print(f"plan {plan}: {counts}")
 
 
 def check(config: Sample) -> None:

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 from tqdm import tqdm
 
-from skipdit.caching import Plan, SkipCacheConfig, plan
+from skipdit.caching import CacheStats, Plan, SkipCacheConfig, plan
 from skipdit.evaluation.cost import Latency, measure_side_by_side
 from skipdit.evaluation.fidelity import WINDOW, Fidelity, fidelity
 from skipdit.evaluation.price import Price, price
@@ -70,10 +70,8 @@ def plan_of(pipeline: DiffusionPipeline, way: Way) -> Plan:
 
 def price_of(pipeline: DiffusionPipeline, way: Way, sampling: Sampling) -> Price:
     batch = len(sampling.subjects) * (2 if sampling.guidance_scale != 1 else 1)
-    branch = way.cache.branch if way.cache else 0
     tokens = text_tokens(pipeline, sampling.subjects)
-    cost = price(pipeline.transformer, branch=branch, batch=batch, text_tokens=tokens)
-    return cost if way.cache else cost._replace(constant_flops=0)
+    return price(pipeline.transformer, way.cache, batch=batch, text_tokens=tokens)
 
 
 def check_size(pipeline: DiffusionPipeline) -> None:
@@ -84,8 +82,10 @@ def check_size(pipeline: DiffusionPipeline) -> None:
         raise ValueError(f"images have a side of {smallest} pixels: SSIM compares sides of at least {WINDOW}")
 
 
-def draw_way(pipeline: DiffusionPipeline, way: Way, sampling: Sampling, *, first: int = 0) -> tuple[Tensor, int]:
-    """Samples in [0, 1] and the bytes that the cache held at the most; the cache is off again after.
+def draw_way(
+    pipeline: DiffusionPipeline, way: Way, sampling: Sampling, *, first: int = 0
+) -> tuple[Tensor, dict[str, CacheStats]]:
+    """Samples in [0, 1] and what the cache did in the last run; the cache is off again after.
 
     Sample i starts from (seed, first + i), for those who draw in parts.
     """
@@ -93,8 +93,8 @@ def draw_way(pipeline: DiffusionPipeline, way: Way, sampling: Sampling, *, first
     noise = [generator(sampling.seed, first + index) for index in range(len(sampling.subjects))]
     with caching(model, way.cache):
         samples = draw(pipeline, sampling.subjects, noise, settings)
-        held = sum(stats.bytes_remembered for stats in model.cache_stats().values()) if way.cache else 0
-    return samples, held
+        stats = model.cache_stats() if way.cache else {}
+    return samples, stats
 
 
 @contextmanager
@@ -112,7 +112,9 @@ def caching(model: LongSkipModel, cache: SkipCacheConfig | None) -> Iterator[Non
 
 def controls(pipeline: DiffusionPipeline, way: Way, sampling: Sampling) -> dict[str, Way]:
     """What costs at most the same FLOPs as a cached way: fewer steps, and branch 0 with a Taylor forecast."""
-    budget = price_of(pipeline, way, sampling).flops(plan_of(pipeline, way))
+    planned = plan_of(pipeline, way)
+    planned = planned if planned.is_known else plan_done(draw_way(pipeline, way, sampling)[1])
+    budget = price_of(pipeline, way, sampling).flops(planned)
     bare = Way(way.steps, SkipCacheConfig(interval=1, branch=0))
     cost = price_of(pipeline, bare, sampling)
     calls = len(timesteps_of(pipeline, way.steps))
@@ -136,7 +138,7 @@ def compare(
     check_size(pipeline)
     plans = {name: plan_of(pipeline, way) for name, way in ways.items()}
     prices = {name: price_of(pipeline, way, sampling) for name, way in ways.items()}
-    drawn: dict[str, tuple[Tensor, int]] = {}
+    drawn: dict[str, tuple[Tensor, dict[str, CacheStats]]] = {}
     pipeline.set_progress_bar_config(disable=True)
     with tqdm(total=len(ways) * (repeats + warmup), desc="drawing", unit="run") as bar:
 
@@ -150,6 +152,7 @@ def compare(
             repeats=repeats, warmup=warmup, device=pipeline.device,
         )  # fmt: skip
     first = next(iter(ways))
+    plans |= {name: plan_done(drawn[name][1]) for name, planned in plans.items() if not planned.is_known}
     return {
         name: Result(
             plan=plans[name],
@@ -157,12 +160,17 @@ def compare(
             predicted_speedup=prices[first].flops(plans[first]) / prices[name].flops(plans[name]),
             latency=latencies[name],
             measured_speedup=latencies[first].median / latencies[name].median,
-            bytes_remembered=drawn[name][1],
+            bytes_remembered=sum(stats.bytes_remembered for stats in drawn[name][1].values()),
             fidelity=None if name == first else fidelity(frames(drawn[name][0]), frames(drawn[first][0])),
             images=drawn[name][0],
         )
         for name in ways
     }
+
+
+def plan_done(stats: Mapping[str, CacheStats]) -> Plan:
+    """The plan of a run that is over."""
+    return Plan(step == "#" for step in next(iter(stats.values())).plan)
 
 
 def frames(samples: Tensor) -> Tensor:

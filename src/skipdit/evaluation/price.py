@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from skipdit.caching import Plan
+from skipdit.caching import Plan, SkipCacheConfig
 from skipdit.evaluation.cost import count_flops
 from skipdit.models.base import LongSkipModel
 
@@ -38,7 +38,9 @@ class Price(NamedTuple):
         return len(plan) * self.full_flops / self.flops(plan)
 
 
-def price(model: LongSkipModel, *, branch: int, batch: int = 1, text_tokens: int | None = None) -> Price:
+def price(
+    model: LongSkipModel, cache: SkipCacheConfig | None, *, batch: int = 1, text_tokens: int | None = None
+) -> Price:
     """The price of steps of a model over `batch` inputs of its own size; only its settings count, it may be on meta.
 
     Text has `text_tokens`, or the published number where none is given; models of classes have no use for it.
@@ -49,21 +51,16 @@ def price(model: LongSkipModel, *, branch: int, batch: int = 1, text_tokens: int
     if "encoder_hidden_states" in inputs and text_tokens is not None:
         inputs["encoder_hidden_states"] = inputs["encoder_hidden_states"][:, :text_tokens]
     with torch.no_grad():
-        shallow = twin.head(branch, **inputs)
+        branch = 0 if cache is None else cache.branch
+        opened = branch if cache and cache.reads_shallow else min(branch, twin.num_skips)
+        shallow = twin.head(opened, **inputs)
         full = count_flops(lambda: twin(**inputs))
-        cached = count_flops(lambda: twin.head(branch, **inputs)) + count_flops(
+        cached = count_flops(lambda: twin.head(opened, **inputs)) + count_flops(
             lambda: twin.tail(branch, shallow.stream, shallow.skips, shallow.context)
         )
-        constant = count_flops(lambda: constants(twin, inputs))
-    return Price(full, cached, constant, 2 * branch / twin.depth)
-
-
-def constants(model: LongSkipModel, inputs: dict[str, torch.Tensor]) -> Any:
-    """What a run of a model works out once; nothing where all its inputs change."""
-    if not model.constant_inputs:
-        return None
-    given = {name: inputs[name] for name in ("hidden_states", *model.constant_inputs) if name in inputs}
-    return model.constants(**given)
+        given = {name: inputs[name] for name in twin.constant_inputs if name in inputs}
+        constant = count_flops(lambda: twin.constants(inputs["hidden_states"], **given))
+    return Price(full, cached, 0 if cache is None else constant, (opened + branch) / twin.depth)
 
 
 def settings(model: LongSkipModel) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
+from diffusers.utils import is_accelerate_available
 from huggingface_hub import CommitInfo, HfApi
 from torch import Tensor
 
@@ -69,12 +70,18 @@ class LongSkipModel(PublishedWithCard, LongSkipTransformer, SkipCacheMixin, Mode
     @property
     def rooms(self) -> Rooms:
         """Head, trunk and tail as three callables, compiled ones after `compile()`."""
-        return self._compiled_rooms or super().rooms
+        return self._compiled_rooms or Rooms(self.head, self.trunk, self.tail)
 
     def compile(self, **options: Any) -> None:
         """Compile head, trunk and tail apart, for full and cached steps alike; takes torch.compile's options."""
-        head, trunk, tail, *constants = super().rooms
-        self._compiled_rooms = Rooms(*(torch.compile(room, **options) for room in (head, trunk, tail)), *constants)
+        rooms = (self.head, self.trunk, self.tail)
+        self._compiled_rooms = Rooms(*(torch.compile(room, **options) for room in rooms))
+
+    def enable_group_offload(self, *args: Any, **options: Any) -> None:
+        """diffusers' group offloading. Raises: ImportError where accelerate, which it needs, is not installed."""
+        if not is_accelerate_available():
+            raise ImportError("group offloading needs accelerate, which is not installed: pip install accelerate")
+        super().enable_group_offload(*args, **options)
 
     def fuse(self, index: int, stream: Tensor, skip: Tensor) -> Tensor:
         return fuse_skip(stream, skip, self.skip_norms[index], self.skip_linears[index], fuse=self.config.fuse)

@@ -16,6 +16,7 @@ from torch import Tensor
 from skipdit.models.adaln import AdaLNTransformer
 from skipdit.models.checks import check_at_least_one
 from skipdit.nn.embeddings import unpatchify
+from skipdit.nn.rooms import Seam
 
 
 class DiTContext(NamedTuple):
@@ -42,6 +43,8 @@ class DiT(AdaLNTransformer):
     Raises:
         ValueError: when a setting is out of its bounds.
     """
+
+    constant_inputs = ("class_labels",)
 
     @register_to_config
     def __init__(
@@ -84,7 +87,12 @@ class DiT(AdaLNTransformer):
         timestep: Tensor,
         class_labels: Tensor,
         return_dict: bool = True,
+        *,
+        seam: Seam | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
-        """Noise and variance [B, 2C, H, W] of x_t [B, C, H, W] at timesteps [B] (0..999) for class ids [B]."""
-        sample = self.compose(hidden_states=hidden_states, timestep=timestep, class_labels=class_labels)
+        """Noise and variance [B, 2C, H, W] of x_t [B, C, H, W] at timesteps [B] (0..999) for class ids [B].
+
+        A cache puts its `seam` in the place of the trunk's call.
+        """
+        sample = self.compose(hidden_states=hidden_states, timestep=timestep, class_labels=class_labels, seam=seam)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)

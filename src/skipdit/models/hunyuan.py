@@ -38,6 +38,7 @@ from skipdit.models.base import LongSkipModel
 from skipdit.models.checks import check_at_least_one, check_image, check_prediction_type, check_skips
 from skipdit.nn.blocks import NORM_EPS, xavier_linears, zero
 from skipdit.nn.embeddings import rotary_tables, unpatchify
+from skipdit.nn.rooms import Seam
 
 if TYPE_CHECKING:
     from diffusers import HunyuanDiT2DModel
@@ -350,6 +351,8 @@ class HunyuanDiT(LongSkipModel, AttentionMixin, PeftAdapterMixin):
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
         controlnet_block_samples: Sequence[Tensor] | None = None,
         return_dict: bool = True,
+        *,
+        seam: Seam | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """What the model says of x_t and text (v, as published), with variance channels behind.
 
@@ -362,6 +365,7 @@ class HunyuanDiT(LongSkipModel, AttentionMixin, PeftAdapterMixin):
             image_meta_size, style: six sizes [B, 6] and the style's id [B]; versions above 1.1 have no use for them.
             image_rotary_emb: cosines and sines [T, head_dim], see `rotary`.
             controlnet_block_samples: [B, T, D] for each skip, the outermost first, added to it; the list stays whole.
+            seam: what a cache puts in the place of the trunk's call.
 
         Returns: [B, 2C, H, W], or [B, C, H, W] without `learn_sigma`.
         Raises: ValueError for sizes that do not fit.
@@ -372,7 +376,7 @@ class HunyuanDiT(LongSkipModel, AttentionMixin, PeftAdapterMixin):
             encoder_hidden_states=encoder_hidden_states, text_embedding_mask=text_embedding_mask,
             encoder_hidden_states_t5=encoder_hidden_states_t5, text_embedding_mask_t5=text_embedding_mask_t5,
             image_meta_size=image_meta_size, style=style, image_rotary_emb=image_rotary_emb,
-            controlnet_block_samples=controlnet_block_samples,
+            controlnet_block_samples=controlnet_block_samples, seam=seam,
         ).to(hidden_states.dtype)  # fmt: skip
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 

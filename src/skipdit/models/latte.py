@@ -21,6 +21,7 @@ from skipdit.models.adaln import AdaLNTransformer
 from skipdit.models.checks import check_at_least_one, check_frames
 from skipdit.nn.blocks import xavier_linears
 from skipdit.nn.embeddings import sincos_1d, unpatchify
+from skipdit.nn.rooms import Seam
 
 
 class LatteContext(NamedTuple):
@@ -52,6 +53,7 @@ class Latte(AdaLNTransformer):
 
     blocks_per_layer = 2
     channel_dim = 2
+    constant_inputs = ("class_labels", "image_labels")
 
     @register_to_config
     def __init__(
@@ -131,6 +133,7 @@ class Latte(AdaLNTransformer):
         *,
         num_images: int = 0,
         image_labels: Tensor | None = None,
+        seam: Seam | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Noise and variance of each frame, from x_t.
 
@@ -141,13 +144,14 @@ class Latte(AdaLNTransformer):
             class_labels: ids [B] of the clips; None for an unconditional model.
             num_images: M. Stills share no attention with the frames, nor with each other.
             image_labels: ids [B, M] of the stills.
+            seam: what a cache puts in the place of the trunk's call.
 
         Returns: [B, F (+ M), 2C, H, W].
         Raises: ValueError for too many frames, or labels that the model lacks or does not have.
         """
         sample = self.compose(
             hidden_states=hidden_states, timestep=timestep, class_labels=class_labels, num_images=num_images,
-            image_labels=image_labels,
+            image_labels=image_labels, seam=seam,
         )  # fmt: skip
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 

@@ -25,6 +25,7 @@ from skipdit.models.base import LongSkipModel
 from skipdit.models.checks import check_at_least_one, check_frames, check_image, check_prediction_type, check_skips
 from skipdit.nn.blocks import NORM_EPS, modulate
 from skipdit.nn.embeddings import sincos_1d, unpatchify
+from skipdit.nn.rooms import Seam
 from skipdit.nn.skips import SkipLinear, SkipNorm
 
 NORM_TYPE = "ada_norm_single"
@@ -242,6 +243,7 @@ class LatteT2V(LongSkipModel):
         return_dict: bool = True,
         *,
         num_images: int = 0,
+        seam: Seam | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Noise and variance of each frame, from x_t and text.
 
@@ -255,6 +257,7 @@ class LatteT2V(LongSkipModel):
                 stills also diffusers' additive bias [B, 1, S] in floating point, 0 and -10000, taken as it is.
             enable_temporal_attentions: False leaves the temporal blocks out: F pictures apart from each other.
             num_images: M.
+            seam: what a cache puts in the place of the trunk's call.
 
         Returns: [B, out_channels, F (+ M), H, W].
         Raises: ValueError for too many frames, or text that does not fit.
@@ -262,7 +265,7 @@ class LatteT2V(LongSkipModel):
         sample = self.compose(
             hidden_states=hidden_states, timestep=timestep, encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask, enable_temporal_attentions=enable_temporal_attentions,
-            num_images=num_images,
+            num_images=num_images, seam=seam,
         )  # fmt: skip
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 

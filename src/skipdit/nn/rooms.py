@@ -10,8 +10,9 @@ forward = tail . trunk . head for every k (arXiv 2411.17616, section 3).
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 
@@ -24,21 +25,34 @@ class Shallow(NamedTuple):
 
 
 class Rooms(NamedTuple):
-    """The three callables of a model, and what it can work out of its `constant_inputs` once for a whole run."""
+    """The three callables of a model."""
 
     head: Callable[..., Shallow]
     trunk: Callable[..., Tensor]
     tail: Callable[..., Tensor]
-    constants: Callable[..., Any]
-    constant_inputs: tuple[str, ...]
+
+
+class Seam(Protocol):
+    """What a caller puts in the place of the one call that runs the trunk: `deep = seam(shallow, compute)`.
+
+    `cut` says where the trunk begins. `deep` is not None where the result is known before the call; the head then runs
+    only for the skips that it opens. `constants` is what the model made of its constant inputs; None: not made yet.
+    """
+
+    cut: int
+    deep: Tensor | None
+    constants: Any
+
+    def __call__(self, shallow: Tensor, compute: Callable[[], Tensor]) -> Tensor: ...
 
 
 class LongSkipTransformer(nn.Module):
     """The one loop over layers, for vanilla (num_skips = 0), skip and cached models alike.
 
     A subclass sets `depth` and `num_skips` and writes `embed`, `layer`, `fuse` and `unembed`; in the place of `fuse` it
-    may override `close`, where a layer merges its skip itself, as in HunyuanDiT. One whose inputs are the same at every
-    step of a run, as text is, names them in `constant_inputs` and writes `constants`.
+    may override `close`, where a layer merges its skip itself, as in HunyuanDiT. `constant_inputs` names the inputs
+    that are the same at every step of a run, as classes and text: a run is known by them. What a subclass computes from
+    them alone it may write as `constants`, which a run then computes once.
     """
 
     depth: int
@@ -47,14 +61,14 @@ class LongSkipTransformer(nn.Module):
 
     @property
     def rooms(self) -> Rooms:
-        return Rooms(self.head, self.trunk, self.tail, self.constants, self.constant_inputs)
+        return Rooms(self.head, self.trunk, self.tail)
 
-    def constants(self, **inputs: Any) -> Any:
-        """What `embed` works out of the constant inputs and the shape of `hidden_states` alone.
+    def constants(self, hidden_states: Tensor, **constant: Any) -> Any:
+        """What `embed` computes from the constant inputs and the shape of `hidden_states` alone; None: nothing.
 
         `embed` takes it as `constants`, and does the work itself where it is not given any.
         """
-        raise NotImplementedError
+        return None
 
     def embed(self, **inputs: Any) -> tuple[Tensor, Any]:
         """Model inputs -> the stream that enters layer 0, and the context of every layer."""
@@ -100,9 +114,23 @@ class LongSkipTransformer(nn.Module):
         """Deep and the head's skips -> layers depth-cut .. depth-1 -> unembed -> output."""
         return self.unembed(self.run(range(self.depth - cut, self.depth), deep, context, skips)[0], context)
 
-    def compose(self, *, cut: int = 0, **inputs: Any) -> Tensor:
-        """The whole forward pass, room by room; every cut gives the same."""
+    def compose(self, *, cut: int = 0, seam: Seam | None = None, **inputs: Any) -> Tensor:
+        """The whole forward pass, room by room; every cut gives the same. A seam brings its own cut."""
         rooms = self.rooms
-        shallow = rooms.head(cut, **inputs)
-        deep = rooms.trunk(cut, shallow.stream, shallow.context)
+        if seam is None:
+            shallow = rooms.head(cut, **inputs)
+            deep = rooms.trunk(cut, shallow.stream, shallow.context)
+        else:
+            cut, inputs = seam.cut, self.with_constants(seam, inputs)
+            shallow = rooms.head(cut if seam.deep is None else min(cut, self.num_skips), **inputs)
+            deep = seam(shallow.stream, lambda: rooms.trunk(cut, shallow.stream, shallow.context))
         return rooms.tail(cut, deep, shallow.skips, shallow.context)
+
+    def with_constants(self, seam: Seam, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The inputs and the constants of the run. A graph of the whole model makes its constants itself."""
+        if torch.compiler.is_compiling():
+            return inputs
+        if seam.constants is None:
+            constant = {name: inputs.get(name) for name in self.constant_inputs}
+            seam.constants = self.constants(inputs["hidden_states"], **constant)
+        return inputs if seam.constants is None else inputs | {"constants": seam.constants}

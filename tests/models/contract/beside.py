@@ -21,6 +21,9 @@ class Counting(diffusers.hooks.ModelHook):
     def hang_on(self, model) -> None:
         diffusers.hooks.HookRegistry.check_if_exists_or_initialize(model).register_hook(self, "counting")
 
+    def take_from(self, model) -> None:
+        model._diffusers_hook.remove_hook("counting")
+
 
 class AccelerateCounting(accelerate.hooks.ModelHook):
     """As `pipe.enable_model_cpu_offload()` does: moves the model to its device before each forward pass."""
@@ -33,6 +36,9 @@ class AccelerateCounting(accelerate.hooks.ModelHook):
 
     def hang_on(self, model) -> None:
         accelerate.hooks.add_hook_to_module(model, self)
+
+    def take_from(self, model) -> None:
+        accelerate.hooks.remove_hook_from_module(model)
 
 
 OFFLOADS = [{"offload_type": "leaf_level"}, {"offload_type": "block_level", "num_blocks_per_group": 1}]
@@ -51,6 +57,24 @@ class Beside(Subject):
         outputs = self.run(model)
         assert counting.calls == len(outputs), "a model that is not moved to its device cannot run there"
         assert_equal(outputs, self.run(self.cached(SkipCacheConfig())))
+
+    @pytest.mark.parametrize("hook", [Counting, AccelerateCounting])
+    @pytest.mark.parametrize("cache_first", [True, False], ids=["cache first", "hook first"])
+    def test_they_are_there_when_the_cache_is_off_again_and_it_when_they_are(self, model, hook, cache_first):
+        """The cache wraps no forward, so that nothing is torn off with it."""
+        counting, expected = hook(), self.run(model)
+        if cache_first:
+            model.enable_cache(SkipCacheConfig())
+        counting.hang_on(model)
+        if not cache_first:
+            model.enable_cache(SkipCacheConfig())
+        model.disable_cache()
+        assert_equal(self.run(model), expected)
+        assert counting.calls == len(expected)
+        model.enable_cache(SkipCacheConfig())
+        counting.take_from(model)
+        assert_equal(self.run(model), self.run(self.cached(SkipCacheConfig())))
+        assert counting.calls == len(expected)
 
     @pytest.mark.parametrize("offload", OFFLOADS)
     @pytest.mark.parametrize("cache_first", [True, False], ids=["cache first", "offload first"])

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from skipdit import SkipCacheConfig
 from skipdit.caching.forecast import lagrange_weights
-from skipdit.caching.hook import nbytes
 from tests.models.subject import (
     TIMESTEPS,
     Subject,
@@ -74,7 +74,8 @@ class Reuses(Subject):
         self.run(model)
         expected = tensors_per_forecast(forecast)["tensors"] * deep.nbytes
         assert sum(tensor.untyped_storage().nbytes() for tensor in tensors_remembered(model)) == expected
-        once = sum(nbytes(memory.once.value) for memory in memories(model).values() if memory.once is not None)
+        (memory,) = memories(model)
+        once = sum(tensor.nbytes for tensor in tree_leaves(memory.constants) if tensor is not None)
         assert model.cache_stats()["default"].bytes_remembered == expected + once
 
     def test_memory_is_dropped_after_the_first_timestep_at_the_stop(self):
@@ -113,7 +114,8 @@ class Reuses(Subject):
         """A meta tensor has no value, so that whoever reads one fails."""
         model = model.to("meta")
         with torch.device("meta"):
-            nowhere = [{name: value.to("meta") for name, value in self.inputs(t).items()} for t in TIMESTEPS]
+            constant = {n: v.to("meta") for n, v in self.inputs(900).items() if n in model.constant_inputs}
+            nowhere = [{n: v.to("meta") for n, v in self.inputs(t).items()} | constant for t in TIMESTEPS]
             model.enable_cache(SkipCacheConfig(interval=2))
             assert [sample(model, step).device.type for step in nowhere] == ["meta"] * 5
             assert model.cache_stats()["default"].plan == "#.#.#"

@@ -113,10 +113,11 @@ class Videos(Subject):
     @pytest.mark.parametrize("branch", [1, 2])
     def test_frames_are_those_of_the_clip_alone_under_the_cache_too(self, branch):
         joint, alone = (self.cached(SkipCacheConfig(interval=2, branch=branch)).double() for _ in range(2))
+        both, clip = self.joint(), self.clip()
         for timestep in (900, 800, 700):
             now = {"timestep": torch.full((2,), timestep)}
-            frames = sample(joint, self.joint() | now).narrow(self.frame_dim, 0, FRAMES)
-            torch.testing.assert_close(frames, sample(alone, self.clip() | now), rtol=1e-9, atol=1e-9)
+            frames = sample(joint, both | now).narrow(self.frame_dim, 0, FRAMES)
+            torch.testing.assert_close(frames, sample(alone, clip | now), rtol=1e-9, atol=1e-9)
         assert joint.cache_stats()["default"].plan == "#.#"
 
     # Time.
