@@ -221,3 +221,14 @@ def test_videos_are_measured_frame_by_frame(skipdit, tmp_path, kind, asked, wron
     assert fewer["flops"] <= results["N=2, branch 1, hold"]["flops"]
     refused = skipdit(f"bench {tmp_path / kind} {SHORT} {wrong} --out other.json")
     assert (refused.code, refused.complaint) == (2, said)
+
+
+def test_an_adaptive_schedule_is_measured_by_the_plan_of_its_run(skipdit, model):
+    """And its controls cost at most what that plan costs."""
+    said = skipdit(f"bench {model} --steps 6 --num-images 2 --repeats 1 --warmup 0 --cache.threshold 5 --out b.json")
+    assert said.code == 0, said.err
+    rows = json.loads(contents()["b.json"])["results"]
+    adaptive = next(row for name, row in rows.items() if name.startswith("change 5.0"))
+    assert set(adaptive["plan"]) <= {"#", "."}
+    assert adaptive["full"] + adaptive["cached"] == len(adaptive["plan"]) == 6
+    assert all(row["flops"] <= adaptive["flops"] for name, row in rows.items() if "steps" in name)

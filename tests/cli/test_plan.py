@@ -215,3 +215,24 @@ def test_sizes_and_embedded_names_are_priced(skipdit, name):
 
 def test_a_model_folder_is_priced(skipdit, model):
     assert numbers(skipdit(f"plan --steps 20 --model {model} --cache.branch 1"))["fresh layers"] == [2, 4]
+
+
+def test_a_published_setting_keeps_its_share_of_the_layers_of_a_shallow_model(skipdit):
+    """Branch 4 of 28 layers would leave no trunk in 8."""
+    said = skipdit("plan --model fashion-skip --steps 50 --cache")
+    assert numbers(said)["fresh layers"] == [2, 8]
+    assert skipdit("plan --model fashion-skip --cache --cache-at-branch 4").code == 2
+
+
+def test_a_vanilla_model_runs_no_head_for_a_forecast_that_does_not_read_it(skipdit):
+    line = "plan --model fashion-dit --steps 50 --cache.interval 2 --cache.branch 2"
+    assert numbers(skipdit(line))["fresh layers"] == [2, 8]
+    assert numbers(skipdit(f"{line} --cache.forecast residual"))["fresh layers"] == [4, 8]
+
+
+def test_a_schedule_that_looks_at_features_is_not_priced_and_says_so(skipdit):
+    said = skipdit("plan --model fashion-skip --steps 5 --cache.threshold 0.1")
+    assert said.code == 0
+    assert said.out.splitlines()[0] == "#????"
+    assert "not priced" in said.out
+    assert "predicted" not in said.out

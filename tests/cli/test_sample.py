@@ -326,3 +326,12 @@ def test_a_place_that_cannot_be_written_is_known_before_a_step_is_taken(skipdit,
     assert "Not a directory" in said.complaint
     assert (said.code, said.err.count("\n")) == (1, 1)
     assert contents() == {"file": b"no folder"}
+
+
+def test_a_warning_is_a_line_of_the_command(skipdit, model):
+    """Without a path of Python: the last line that is not progress."""
+    said = skipdit(f"sample {model} --steps 3 --num-images 1 --cache.window 0 0 --out images")
+    lines = [line for line in said.err.splitlines() if "never fired" in line]
+    assert len(lines) == 1
+    assert lines[0].rpartition("\r")[2].startswith("skipdit: Skip-Cache never fired: all 3 steps")
+    assert ".py" not in said.err

@@ -1,5 +1,8 @@
 """DiT: the published sizes, names and initialisation, and the contract of every model."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from diffusers.hooks import TaylorSeerCacheConfig
@@ -264,3 +267,20 @@ class TestCost(DiTSubject):
         assert vanilla / 2e9 == pytest.approx(118.4, abs=0.4)
         assert skip / 2e9 == pytest.approx(127.9, abs=0.4)
         assert cached / skip == pytest.approx(0.286, abs=0.001)
+
+
+def test_group_offloading_says_what_it_needs():
+    """In a process that has no accelerate."""
+    code = """
+import sys
+sys.modules["accelerate"] = sys.modules["peft"] = None
+import torch
+from skipdit import DiT
+model = DiT(sample_size=8, hidden_size=16, depth=2, num_heads=2, num_classes=10)
+try:
+    model.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
+except ImportError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install accelerate" in result.stdout

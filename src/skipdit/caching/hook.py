@@ -109,7 +109,7 @@ class SkipCacheHook(ModelHook):
         ended = self.runs.end(self.contexts.token)
         full, cached = sum(stats.full for stats in ended.values()), sum(stats.cached for stats in ended.values())
         if not cached and full > 1 and self.config.interval != 1:
-            never = f"Skip-Cache never fired: all {full} steps computed the trunk under {self.config}"
+            never = f"Skip-Cache never fired: all {full} steps computed the trunk under {self.config.schedule}"
             warn(f"{never}; widen the window, name fewer steps, or give each call of a run the same tensors")
         last = max((stats.full + stats.cached for stats in ended.values()), default=1) - 1
         if ended and self.config.steps is not None and self.config.steps[-1] > last:

@@ -201,7 +201,8 @@ def forecasts(cached: "Way") -> dict[str, "Way"]:
 
 def name_of(cache: "SkipCacheConfig") -> str:
     forecast = f"{cache.forecast} {cache.order}" if cache.order else cache.forecast
-    when = f"N={cache.interval}" if cache.steps is None else f"{len(cache.steps)} given steps"
+    when = f"N={cache.interval}" if cache.interval else f"change {cache.threshold}" if cache.threshold else "custom"
+    when = when if cache.steps is None else f"{len(cache.steps)} given steps"
     return f"{when}, branch {cache.branch}, {forecast}"
 
 
