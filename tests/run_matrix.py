@@ -107,12 +107,21 @@ def ask_ours(pipe, rng, seed, steps) -> Tensor:
     return next(iter(vars(pipe(labels, **settings)).values()))
 
 
+def make_free_latte():
+    return tiny.video_pipeline(tiny.tiny_latte(num_classes=0))
+
+
+def ask_free(pipe, rng, seed, steps) -> Tensor:
+    return pipe(num_videos=2, generator=rng, num_inference_steps=steps, output_type="latent").frames
+
+
 DRAWERS = {
     drawer.name: drawer
     for drawer in (
         Drawer("DiT, DiTPipeline", make_dit, ask_dit),
         Drawer("DiT, ours", tiny.pipeline, ask_ours),
         Drawer("Latte, ours", tiny.video_pipeline, ask_ours),
+        Drawer("Latte without classes, ours", make_free_latte, ask_free),
         Drawer("LatteT2V, LattePipeline", make_latte_t2v, ask_latte_t2v),
         Drawer("HunyuanDiT, HunyuanDiTPipeline", make_hunyuan, ask_hunyuan),
     )
@@ -132,6 +141,8 @@ def cancel(drawer: Drawer, config: SkipCacheConfig, *, at: int, then: int, steps
         drawer.draw(pipe, seed=1, steps=steps, on_step=stop)
     except KeyboardInterrupt:
         yield drawer.draw(pipe, seed=2, steps=then), alone(drawer, config, seed=2, steps=then)
+    else:
+        raise AssertionError(f"step {at} of {steps} was never reached")
 
 
 def nest(drawer: Drawer, config: SkipCacheConfig, *, at: int, steps: int = 6) -> Pairs:
@@ -186,6 +197,39 @@ def take_turns(subject: subjects.Subject, config: SkipCacheConfig, *, seeds: tup
     yield torch.tensor([run.cached for run in model.cache_stats().values()]), torch.tensor(planned)
 
 
+def begin_lower(subject: subjects.Subject, config: SkipCacheConfig, *, at: int) -> Pairs:
+    """A loop over views of one table is broken off; image to image then begins in the middle, with the same objects."""
+    table = torch.tensor([900.0, 800.0, 700.0, 600.0, 500.0, 400.0, 300.0, 200.0])
+
+    def run(model, entries: Tensor, seed: int) -> Tensor:
+        noisy = [subject.inputs(float(t), seed=seed)["hidden_states"] for t in entries]
+        constant = subject.inputs(900, seed=0)
+        calls = [constant | {"hidden_states": x, "timestep": t.expand(2)} for x, t in zip(noisy, entries)]
+        return torch.stack([subjects.sample(model, call) for call in calls])
+
+    model = subject.cached(config)
+    run(model, table[: at + 1], 1)
+    yield run(model, table[at + 2 :], 2), run(subject.cached(config), table.clone()[at + 2 :], 2)
+
+
+def split_in_halves(subject: subjects.Subject, config: SkipCacheConfig, *, timesteps) -> Pairs:
+    """Each step draws a batch in two halves, whose conditions last."""
+    model, together = subject.cached(config), ([], [])
+    conditions = {n: v for n, v in subject.inputs(900, batch=4).items() if n in model.constant_inputs}
+    halves = [{name: value[half] for name, value in conditions.items()} for half in (slice(2), slice(2, 4))]
+
+    def call(model, timestep: float, which: int) -> Tensor:
+        changing = {n: v[2 * which : 2 * which + 2] for n, v in subject.inputs(timestep, batch=4).items()}
+        return subjects.sample(model, changing | halves[which])
+
+    for timestep in timesteps:
+        for which in (0, 1):
+            together[which].append(call(model, timestep, which))
+    for which in (0, 1):
+        alone = subject.cached(config)
+        yield torch.stack(together[which]), torch.stack([call(alone, timestep, which) for timestep in timesteps])
+
+
 def cells(*, steps: int = 6) -> Iterator[tuple[str, str, Callable[[], Pairs]]]:
     """Every model, every disturbance."""
     for name, drawer in DRAWERS.items():
@@ -203,6 +247,9 @@ def cells(*, steps: int = 6) -> Iterator[tuple[str, str, Callable[[], Pairs]]]:
             for number in (2, 3, 5):
                 turns = partial(take_turns, subject, config, seeds=tuple(range(number)), timesteps=falling)
                 yield name, "calls in turns", turns
+            yield name, "halves of a batch", partial(split_in_halves, subject, config, timesteps=falling)
+            for at in range(4):
+                yield name, "broken off, then lower", partial(begin_lower, subject, config, at=at)
             for seeds in ((0,), (0, 1)):
                 yield name, "rising timesteps", partial(
                     take_turns, subject, config, seeds=seeds, timesteps=falling[::-1]

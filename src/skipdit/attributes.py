@@ -14,10 +14,11 @@ def load_attribute(setting: str, path: str) -> Any:
         raise ValueError(f"{setting} {path!r} cannot be imported ({error}): name a module:attribute") from None
 
 
-def path_of(value: Any) -> str:
+def path_of(setting: str, value: Any) -> str:
     """The import path of an object that some module has under a name of its own; ValueError where none has."""
-    for module in [name for name in sys.modules if name != "__main__"]:
-        for attribute, found in list(vars(sys.modules[module]).items()):
-            if found is value:
-                return f"{module}:{attribute}"
-    raise ValueError(f"{value!r} cannot be written down: give it a name of its own in a module")
+    for module, namespace in list(sys.modules.items()):
+        if namespace is not None and module != "__main__":
+            for attribute, found in list(vars(namespace).items()):
+                if found is value:
+                    return f"{module}:{attribute}"
+    raise ValueError(f"{setting} {value!r} cannot be written down: give it a name of its own in a module")

@@ -17,6 +17,10 @@ EVERY_THIRD = Guarded(Interval(3), retention=2)
 NOT_ONE = "a string"
 
 
+NO_SCHEDULES = (5, Interval, f"{__name__}:NOT_ONE", FOREIGN, max, "os:getcwd")
+NO_FORECASTS = (5, Forecaster, f"{__name__}:NOT_ONE", EVERY_THIRD, max, "os:getcwd")
+
+
 def half(past, timestep, shallow):
     return past[-1].deep / 2
 
@@ -76,18 +80,16 @@ def test_settings_go_through_json_and_back(settings):
         ({"forecast": "taylor", "order": 2.0}, r"order is 2\.0 .*taylor takes 1 or 2"),
         ({"forecast": "taylor", "order": True}, "order is True .*taylor takes 1 or 2"),
         ({"steps": 5, "interval": 7}, "interval is 7 beside steps is 5"),
-        ({"steps": (0, True)}, r"steps are \[0, True\]"),
+        ({"steps": (0, True)}, r"steps are \(0, True\): give integers"),
         ({"retention": 0}, "retention is 0: .*at least 1"),
         ({"max_cached": 1.0}, r"max_cached is 1\.0: .*integer"),
         ({"interval": 3, "max_cached": 2}, "max_cached is 2 with interval 3: give less"),
         ({"threshold": 0}, "threshold is 0: .*above 0"),
         ({"threshold": NAN}, "threshold is nan"),
         ({"threshold": 0.1, "interval": 2}, r"interval is 2 beside threshold is 0\.1"),
-        ({"schedule": Interval(2), "steps": (0,)}, "steps is .* beside schedule is"),
-        ({"schedule": 5}, "schedule 5 is no function of three arguments"),
-        ({"schedule": Interval}, "schedule .* is no function .*it is a class: give an object"),
-        ({"schedule": f"{__name__}:NOT_ONE"}, "is no function of three arguments"),
-        ({"forecast": f"{__name__}:NOT_ONE"}, "is no function of three arguments"),
+        ({"schedule": Interval(2), "steps": (0,)}, "interval is 2 beside steps is"),
+        *(({"schedule": bad}, "schedule is .*: give a function of three .*, a Schedule") for bad in NO_SCHEDULES),
+        *(({"forecast": bad}, "forecast is .*: give a function of three .*, a Forecaster") for bad in NO_FORECASTS),
         ({"forecast": "no.such.module:FOREIGN"}, "cannot be imported.*no"),
         ({"forecast": f"{__name__}:NO_SUCH"}, "cannot be imported.*NO_SUCH"),
         ({"forecast": ":"}, "cannot be imported"),
@@ -102,8 +104,8 @@ def test_settings_go_through_json_and_back(settings):
         ({"steps": ()}, r"steps are \[\]: the first must be 0"),
         ({"steps": (1, 2)}, r"steps are \[1, 2\]: the first must be 0"),
         ({"steps": (0, 2, 1)}, r"steps are \[0, 2, 1\]: each must be larger"),
-        ({"steps": (0, 1.5)}, r"steps are \[0, 1\.5\]"),
-        ({"steps": (0, "1")}, r"steps are \[0, '1'\]"),
+        ({"steps": (0, 1.5)}, r"steps are \(0, 1\.5\): give integers"),
+        ({"steps": (0, "1")}, r"steps are \(0, '1'\): give integers"),
         ({"steps": 3}, "steps are 3"),
         ({"steps": (0, 2), "interval": 2}, r"interval is 2 beside steps is \(0, 2\)"),
         ({"steps": (0, 2), "window": (0, 9)}, r"window is \(0, 9\) beside steps is \(0, 2\)"),
@@ -172,13 +174,13 @@ def test_published_numbers_are_checked_like_others(text):
         SkipCacheConfig.published(text)
 
 
-@pytest.mark.parametrize(("depth", "branch"), [(28, 4), (9, 4), (8, 1), (6, 1), (2, 0), (1, 0)])
+@pytest.mark.parametrize(("depth", "branch"), [(40, 4), (28, 4), (24, 3), (9, 1), (8, 1), (2, 0), (1, 0)])
 def test_a_preset_keeps_its_share_of_the_layers_where_a_model_is_too_shallow(depth, branch):
     config = SkipCacheConfig.preset("class-to-image", depth=depth)
     config.check_depth(depth)
     assert config.branch == branch
-    with pytest.raises(ValueError, match="branch is 14"):
-        SkipCacheConfig.preset("class-to-image", depth=depth, branch=14).check_depth(depth)
+    with pytest.raises(ValueError, match="branch is 20"):
+        SkipCacheConfig.preset("class-to-image", depth=depth, branch=20).check_depth(depth)
 
 
 @pytest.mark.parametrize("settings", GOOD)
@@ -196,7 +198,6 @@ def test_functions_and_objects_are_taken_as_they_are_and_written_down_by_their_i
     assert (config.reads_shallow, config.forecaster.memory, config.forecaster.predict) == (True, 3, half)
     written = config.to_dict()
     assert (written["schedule"], written["forecast"]) == (f"{__name__}:odd", f"{__name__}:half")
-    assert SkipCacheConfig(schedule=EVERY_THIRD).to_dict()["schedule"] == f"{__name__}:EVERY_THIRD"
     for unwritten in ({"schedule": lambda now, shallow, state: True}, {"forecast": lambda *_: 0}):
         with pytest.raises(ValueError, match="cannot be written down: give it a name"):
             SkipCacheConfig(**unwritten).to_dict()
@@ -206,6 +207,30 @@ VALUES = st.one_of(
     st.none(), st.integers(-2, 9), st.floats(-2, 9), st.booleans(), st.text("0123,ab:", max_size=3),
     st.lists(st.one_of(st.integers(-2, 9), st.floats(), st.none(), st.text("01", max_size=1)), max_size=4).map(tuple),
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", GOOD)
+def test_a_schedule_of_ours_is_the_same_as_its_settings(settings):
+    """Whoever hands it over: also the one that a config has made."""
+    schedule = SkipCacheConfig(**settings).schedule
+    assert SkipCacheConfig(schedule=schedule).schedule == schedule
+    assert SkipCacheConfig(schedule=Guarded(Interval(5), max_cached=2)) == SkipCacheConfig(interval=5, max_cached=2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Interval(0), "interval is 0: .*at least 1"),
+        (lambda: Guarded(Interval(2), window=("a", "b")), "window is"),
+        (lambda: Guarded(Interval(2), retention=0), "retention is 0"),
+        (lambda: RelativeChange(-1), "threshold is -1"),
+        (lambda: Forecaster(half, memory=0), "memory is 0: .*at least 1"),
+        (lambda: Forecaster(3), "predict is 3: give a function"),
+    ],
+)
+def test_schedules_and_forecasters_check_themselves(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 @given(

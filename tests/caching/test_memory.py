@@ -23,10 +23,11 @@ def step(runs: Runs, *tokens, name: str = "default", kind: Kind = KIND, **now) -
     """One call that computes."""
     run = runs.take(name, tokens, Now(**now), kind)
     run.remember(Computed(None, None, torch.ones(4)), at_most=1)
-    given, timestep = now.get("step"), now.get("timestep")
+    given, timestep, place = now.get("step"), now.get("timestep"), now.get("place")
     run.step = run.step + 1 if given is None else given
-    run.first = run.first if run.plan else timestep
-    run.timestep, run.plan = timestep, run.plan.then(True)
+    if not run.plan:
+        run.first, run.first_place = timestep, place
+    run.timestep, run.place, run.plan = timestep, place, run.plan.then(True)
     runs.put(run)
     return run
 
@@ -116,12 +117,49 @@ def test_a_step_index_joins_calls_with_other_objects_to_one_run():
     assert step(runs, Thread(), torch.zeros(2), step=5) not in ran
 
 
-def test_where_two_runs_stand_at_the_step_before_neither_is_taken():
-    """Two requests in turns, both with other objects at each step: nobody can tell them apart."""
+def test_two_runs_in_turns_with_other_objects_at_each_step_are_doubted():
+    """Nobody can tell which of both a call continues, so that neither may reuse."""
     runs, thread = Runs(), Thread()
-    begun = {step(runs, thread, torch.zeros(2), step=0) for _ in range(2)}
-    assert len(begun) == 2
-    assert {step(runs, thread, torch.zeros(2), step=1) for _ in range(2)}.isdisjoint(begun)
+    for index in range(4):
+        for run in [step(runs, thread, torch.zeros(2), step=index) for _ in range(2)]:
+            assert run.doubt or len(run.plan) == 1
+
+
+def test_a_run_after_one_that_was_broken_off_is_not_doubted_once_its_objects_last():
+    runs, thread, label = Runs(), Thread(), torch.zeros(2)
+    step(runs, thread, torch.zeros(2), step=0)
+    assert step(runs, thread, label, step=0).doubt
+    assert not step(runs, thread, label, step=1).doubt
+
+
+@pytest.mark.parametrize("where", [{"timestep": 900}, {"step": 0}, {"place": 0, "timestep": 900}])
+def test_two_runs_in_turns_that_share_their_objects_are_doubted(where):
+    """Halves of a batch with one text: the first step comes twice."""
+    runs, thread, label = Runs(), Thread(), torch.zeros(2)
+    later = [{name: 800 if name == "timestep" else 1 for name in where}, dict.fromkeys(where, 2)]
+    for now in (where, *later):
+        ran = [step(runs, thread, label, **now) for _ in range(2)]
+        assert ran[1].doubt
+    assert not step(runs, thread, torch.zeros(2), **where).doubt
+
+
+def test_the_place_in_a_table_tells_runs_apart_without_a_timestep():
+    """The same objects again: from the beginning, lower and higher than where a run was broken off, and backwards."""
+    runs, thread, label = Runs(), Thread(), torch.zeros(2)
+    for begin, direction in ((0, 1), (4, 1), (2, 1), (6, -1), (0, 1)):
+        first, *others = [step(runs, thread, label, place=begin + direction * index) for index in range(3)]
+        assert all(run is first for run in others)
+        assert (len(first.plan), first.doubt) == (3, "")
+
+
+def test_a_run_that_changes_its_thread_is_doubted():
+    runs, label, (first, second) = Runs(), torch.zeros(2), (Thread(), Thread())
+    step(runs, first, label, timestep=900)
+    assert step(runs, second, label, timestep=800).doubt
+    assert not step(runs, second, torch.zeros(2), timestep=900).doubt
+    other = torch.zeros(2)
+    step(runs, first, other, timestep=900)
+    assert not step(runs, second, other, timestep=900).doubt, "two threads begin with one conditioning"
 
 
 def test_a_run_whose_objects_last_is_not_taken_for_one_without():
@@ -137,7 +175,7 @@ def test_the_tensors_of_the_runs_that_waited_longest_are_dropped():
     ran = [step(runs, thread, label, timestep=900) for label in labels]
     assert [bool(run.past) for run in ran] == [False] * 2 + [True] * MAX_RUNS
     assert step(runs, thread, labels[0], timestep=800) is ran[0], "it is known still"
-    assert ran[0].evicted
+    assert "more than 8 runs" in ran[0].doubt
 
 
 def test_an_end_ends_the_runs_since_the_last_used_one_began():

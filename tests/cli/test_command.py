@@ -71,7 +71,7 @@ USAGE = {
     SAMPLE + "--cache.steps 0,2 --cache.interval 2": "interval is 2 beside steps is (0, 2): give one of them",
     SAMPLE + "--cache.order 2": "order is 2 with forecast 'hold'",
     SAMPLE + "--cache.forecast guess": "unknown forecast 'guess': take one of hold, residual, taylor",
-    SAMPLE + "--cache.forecast os:getcwd": "forecast 'os:getcwd' is no function of three arguments",
+    SAMPLE + "--cache.forecast os:getcwd": "forecast is 'os:getcwd': give a function of three arguments",
     SAMPLE + "--cache.preset class-to-smell": "unknown preset 'class-to-smell': take one of class-to-image",
     SAMPLE + "--scheduler fast": "unknown scheduler 'fast': take one of ddpm, ddim",
     SAMPLE + "--guidance-channels 2": "guidance_channels is 2: take 1 to 1, or 'all'",

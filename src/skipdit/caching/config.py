@@ -2,14 +2,21 @@
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from inspect import signature
-from numbers import Real
 from typing import Any
 
 from skipdit.attributes import load_attribute, path_of
 from skipdit.caching.forecast import Forecaster, as_forecaster, named_forecaster
-from skipdit.caching.schedule import Custom, ExplicitSteps, Guarded, Interval, RelativeChange, Schedule
+from skipdit.caching.schedule import (
+    Custom,
+    ExplicitSteps,
+    Guarded,
+    Interval,
+    RelativeChange,
+    Schedule,
+    is_number,
+)
 
 DEFAULT_INTERVAL = 2
 PUBLISHED_DEPTH = 28  # layers of the models that the presets were published for
@@ -51,8 +58,9 @@ class SkipCacheConfig:
     schedule: str | Schedule | Callable | None = None
 
     def __post_init__(self) -> None:
-        self._fill(schedule=given_schedule(self.schedule), window=as_tuple(self.window), steps=as_tuple(self.steps))
-        if all(getattr(self, name) is None for name in SAY_WHEN):
+        self._fill(schedule=self._merge_schedule())
+        self._fill(window=as_tuple(self.window), steps=as_tuple(self.steps))
+        if all(getattr(self, name) is None for name in LEADERS):
             self._fill(interval=DEFAULT_INTERVAL)
         if self.order is None and self.forecast == "taylor":
             self._fill(order=1)
@@ -63,13 +71,14 @@ class SkipCacheConfig:
     def preset(cls, name: str, *, depth: int | None = None, **changes: Any) -> "SkipCacheConfig":
         """A published setting by the task it was published for, with changes.
 
-        In a model whose `depth` has no room for the published branch, the branch is the same share of the layers.
+        In a model of fewer layers than the published ones, `depth`, the branch is the same share of them.
         Raises: ValueError for another name, which lists the names.
         """
         if name not in PRESETS:
             raise ValueError(f"unknown preset {name!r}: take one of {', '.join(PRESETS)}")
-        if depth is not None and (branch := PRESETS[name].branch) > largest_branch(depth):
-            changes = {"branch": min(largest_branch(depth), max(1, branch * depth // PUBLISHED_DEPTH))} | changes
+        if depth is not None and depth < PUBLISHED_DEPTH:
+            share = max(1, PRESETS[name].branch * depth // PUBLISHED_DEPTH)
+            changes = {"branch": min(share, largest_branch(depth))} | changes
         return replace(PRESETS[name], **changes)
 
     @classmethod
@@ -90,10 +99,10 @@ class SkipCacheConfig:
         Raises: ValueError for a forecast or schedule that no import path leads to, as a lambda.
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        given = given_schedule(self.schedule)
-        given = given.function if isinstance(given, Custom) else given
-        for name, value in (("forecast", self.forecast), ("schedule", given)):
-            values[name] = value if value is None or isinstance(value, str) else path_of(value)
+        values["schedule"] = settings_of(self.schedule).get("schedule")
+        for name in ("forecast", "schedule"):
+            value = values[name].function if isinstance(values[name], Custom) else values[name]
+            values[name] = value if value is None or isinstance(value, str) else path_of(name, value)
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
         return {name: value for name, value in values.items() if value is not None or name not in LEFT_OUT}
 
@@ -102,7 +111,7 @@ class SkipCacheConfig:
         """What `forecast` and `order` name."""
         if isinstance(self.forecast, str) and ":" not in self.forecast:
             return named_forecaster(self.forecast, order=self.order or 1)
-        found = find("forecast", self.forecast)
+        found = find("forecast", self.forecast, Forecaster)
         return found if isinstance(found, Forecaster) else as_forecaster(found)
 
     @property
@@ -119,10 +128,27 @@ class SkipCacheConfig:
         for name, value in values.items():
             object.__setattr__(self, name, value)  # the one way to complete a frozen dataclass
 
+    def _merge_schedule(self) -> Schedule | None:
+        """Take a schedule of the package as its settings; returns what no settings give.
+
+        `dataclasses.replace` hands back the schedule that was made of the old settings: then the settings count.
+        """
+        if self.schedule is None:
+            return None
+        found = find("schedule", self.schedule, Schedule)
+        found = found if isinstance(found, Schedule) else Custom(found)
+        settings = settings_of(found)
+        given = [name for name in SETTINGS if name in settings and getattr(self, name) is not None]
+        if found.derived and any(getattr(self, name) is not None for name in SETTINGS):
+            return settings.get("schedule")
+        if given:
+            raise ValueError(f"{given[0]} is {getattr(self, given[0])} beside schedule {found}: give one of them")
+        self._fill(**{name: value for name, value in settings.items() if name != "schedule"})
+        return settings.get("schedule")
+
     def _complete_schedule(self) -> Schedule:
         if self.schedule is not None:
-            found = find("schedule", self.schedule)
-            made = found if isinstance(found, Schedule) else Custom(found)
+            made = self.schedule
         elif self.steps is not None:
             made = mark_derived(ExplicitSteps(self.steps))
         else:
@@ -131,27 +157,18 @@ class SkipCacheConfig:
         return made if guards == (None, None, None) else mark_derived(Guarded(made, *guards))
 
     def _check(self) -> None:
-        leaders = [name for name in SAY_WHEN if getattr(self, name) is not None]
-        if self.steps is not None and self.window is not None:
-            leaders.append("window")
-        if len(leaders) > 1:
-            first, other = (f"{name} is {getattr(self, name)}" for name in leaders[:2])
+        """Check what the schedule does not check itself."""
+        given = [name for name in LEADERS if getattr(self, name) is not None]
+        given += ["window"] if self.steps is not None and self.window is not None else []
+        if len(given) > 1:
+            first, other = (f"{name} is {getattr(self, name)}" for name in given[:2])
             raise ValueError(f"{other} beside {first}: give one of them")
-        for name, least in (("interval", 1), ("branch", 0), ("retention", 1), ("max_cached", 1)):
-            value = getattr(self, name)
-            if (value is not None or name == "branch") and not (is_int(value) and value >= least):
-                raise ValueError(f"{name} is {value!r}: it must be an integer of at least {least}")
-        if self.steps is not None and not isinstance(self.steps, tuple):
-            raise ValueError(f"steps are {self.steps!r}: give integers, beginning with 0")
-        window = self.window if isinstance(self.window, tuple) else (self.window,)
-        numbers = len(window) == 2 and all(map(is_number, window))
-        if self.window is not None and not (numbers and window[0] <= window[1]):
-            raise ValueError(f"window is {self.window!r}: give (stop, start) in timesteps, stop <= start, as (20, 999)")
-        if self.threshold is not None and not (is_number(self.threshold) and 0 < self.threshold < float("inf")):
-            raise ValueError(f"threshold is {self.threshold!r}: it must be a number above 0, as 0.1")
-        if self.order is not None and (self.forecast != "taylor" or not is_int(self.order) or self.order not in (1, 2)):
+        if not is_number(self.branch, int) or self.branch < 0:
+            raise ValueError(f"branch is {self.branch!r}: it must be an integer of at least 0")
+        takes_order = self.forecast == "taylor" and is_number(self.order, int) and self.order in (1, 2)
+        if self.order is not None and not takes_order:
             raise ValueError(f"order is {self.order!r} with forecast {self.forecast!r}: taylor takes 1 or 2")
-        if None not in (self.max_cached, self.interval) and self.max_cached >= self.interval - 1:
+        if is_number(self.max_cached, int) and is_number(self.interval, int) and self.max_cached >= self.interval - 1:
             raise ValueError(f"max_cached is {self.max_cached} with interval {self.interval}: give less, or none")
         _ = self.forecaster  # raises for what it cannot be made of
 
@@ -159,14 +176,6 @@ class SkipCacheConfig:
 def as_tuple(value: Any) -> Any:
     """What can be listed as a tuple, so that the config has a hash; anything else stays, to be refused."""
     return tuple(value) if isinstance(value, Iterable) else value
-
-
-def is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and value == value
 
 
 def largest_branch(depth: int) -> int:
@@ -179,25 +188,36 @@ def mark_derived(schedule: Schedule) -> Schedule:
     return schedule
 
 
-def given_schedule(schedule: Any) -> Any:
-    """What the user gave as schedule; None where a config derived it from other settings."""
-    if isinstance(schedule, Schedule) and schedule.derived:
-        return given_schedule(schedule.schedule) if isinstance(schedule, Guarded) else None
-    return schedule
+def settings_of(schedule: Schedule) -> dict[str, Any]:
+    """The settings that give a schedule; what is not of the package stays under "schedule"."""
+    if isinstance(schedule, Guarded):
+        guards = {name: getattr(schedule, name) for name in ("window", "retention", "max_cached")}
+        return settings_of(schedule.schedule) | {name: value for name, value in guards.items() if value is not None}
+    is_ours = isinstance(schedule, Interval | ExplicitSteps | RelativeChange)
+    return asdict(schedule) if is_ours else {"schedule": schedule}
 
 
-def find(setting: str, given: Any) -> Callable | Forecaster:
-    """What a setting gives, itself or by its import path; ValueError for what takes no three arguments."""
+def find(setting: str, given: Any, kind: type) -> Any:
+    """What a setting gives, itself or by its import path: of a kind, or a function of three arguments."""
     found = load_attribute(setting, given) if isinstance(given, str) else given
+    if isinstance(found, kind) or takes_three_arguments(found):
+        return found
+    raise ValueError(f"{setting} is {given!r}: give a function of three arguments, a {kind.__name__}, or its path")
+
+
+def takes_three_arguments(value: Any) -> bool:
+    """Whether it is a function that can be called so; classes, forecasters and schedules are none."""
+    if isinstance(value, type | Forecaster | Schedule):
+        return False
     try:
-        if isinstance(found, type) or not (isinstance(found, Forecaster) or signature(found).bind(0, 0, 0)):
-            raise TypeError("it is a class: give an object")
-    except TypeError as error:
-        raise ValueError(f"{setting} {given!r} is no function of three arguments ({error})") from None
-    return found
+        signature(value).bind(0, 0, 0)
+    except (TypeError, ValueError):  # builtins may have no signature
+        return False
+    return True
 
 
-SAY_WHEN = ("schedule", "steps", "threshold", "interval")
+LEADERS = ("schedule", "steps", "threshold", "interval")
+SETTINGS = ("interval", "steps", "threshold", "window", "retention", "max_cached")
 LEFT_OUT = ("retention", "max_cached", "threshold", "schedule")  # of JSON, where they are None
 PRESETS = {
     "class-to-image": SkipCacheConfig(interval=2, branch=4, window=(20, 1000)),

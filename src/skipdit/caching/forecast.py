@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from skipdit.caching.schedule import check_count
+
 FORECASTS = ("hold", "residual", "taylor")
 FUNCTION_MEMORY = 3  # computed steps that a plain function is given
 
@@ -40,6 +42,11 @@ class Forecaster:
     memory: int = 1
     reads_shallow: bool = False
     reads_timestep: bool = False
+
+    def __post_init__(self) -> None:
+        if not callable(self.predict):
+            raise ValueError(f"predict is {self.predict!r}: give a function of (past, timestep, shallow)")
+        check_count(memory=self.memory)
 
 
 def hold(past: Sequence[Computed], timestep: float | None, shallow: Tensor | None) -> Tensor:

@@ -22,24 +22,21 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from skipdit.caching.config import SkipCacheConfig
-from skipdit.caching.memory import MAX_RUNS, CacheStats, Kind, Memory, Runs
-from skipdit.caching.reuse import Reuse
+from skipdit.caching.memory import CacheStats, Kind, Memory, Runs
+from skipdit.caching.reuse import RunSeam
 from skipdit.caching.schedule import Now
 
 HOOK_NAME = "skip_cache"
 DEFAULT_CONTEXT = CacheContext("default")
-STRANGERS = {True: 2, False: MAX_RUNS}  # runs of one call in a row that are odd, where timesteps are read or not
-
-
-class Token:
-    """Something to be known by."""
+LONELY_RUNS = 2  # of one call each, in a row: conditioning is new at each step
+REMEDY = "give each call of a run the same tensors, or open cache_context(name, step_index=i) with a name for each run"
 
 
 class Contexts(threading.local, StateManager):
-    """The cache context of each thread, as diffusers sets it, and a token that lives as long as the thread."""
+    """The cache context of each thread, as diffusers sets it."""
 
     def __init__(self) -> None:
-        self.token, self._context = Token(), None
+        self._context = None
 
     @property
     def context(self) -> CacheContext:
@@ -53,9 +50,8 @@ class SkipCacheHook(ModelHook):
 
     def __init__(self, config: SkipCacheConfig):
         super().__init__()
-        self.config = config
-        self.reuse = Reuse(config.schedule, config.forecaster, config.branch)
-        self.contexts, self.runs, self.told = Contexts(), Runs(), set()
+        self.config, self.forecaster = config, config.forecaster
+        self.contexts, self.runs, self.warnings = Contexts(), Runs(), set()
 
     def __reduce__(self) -> tuple:
         return type(self), (self.config,), {"handles": self.handles}
@@ -66,10 +62,8 @@ class SkipCacheHook(ModelHook):
         # First, where it is nobody's successor: no other hook is taken off through the one behind it.
         registry._hook_order.insert(0, HOOK_NAME)
         registry._fn_refs.insert(0, HookFunctionReference())
-        self.handles = (
-            model.register_forward_pre_hook(self.before, with_kwargs=True, prepend=True),
-            model.register_forward_hook(self.after, with_kwargs=True),
-        )
+        before = model.register_forward_pre_hook(self.before, with_kwargs=True, prepend=True)
+        self.handles = before, model.register_forward_hook(self.after, with_kwargs=True)
 
     def take_off(self, model: torch.nn.Module) -> None:
         registry = model._diffusers_hook
@@ -82,22 +76,23 @@ class SkipCacheHook(ModelHook):
     def before(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Open the seam of the call's run."""
         check_inference(module)
-        context = self.contexts.context
+        schedule, context = self.config.schedule, self.contexts.context
         if context.num_inference_steps is not None:
-            self.config.schedule.check_run(context.num_inference_steps)
+            schedule.check_run(context.num_inference_steps)
         inputs = dict(zip(argument_names(type(module)), args)) | kwargs
-        tokens = (self.contexts.token, *run_tokens(inputs, module.constant_inputs))
-        is_anonymous = len(tokens) == 1 and context.step_index is None
         timestep = inputs["timestep"] if context.timestep is None else context.timestep
-        waits = isinstance(timestep, Tensor) and timestep.device.type != "cpu"
-        read = not waits or is_anonymous or self.reuse.reads_timestep
-        now = Now(context.step_index, one_timestep(timestep) if read else None)
+        table, place = table_of(inputs["timestep"])
+        conditioning = tree_leaves([inputs.get(name) for name in module.constant_inputs])
+        tokens = [threading.current_thread(), *table, *(each for each in conditioning if isinstance(each, Tensor))]
+        costs_a_wait = isinstance(timestep, Tensor) and timestep.device.type != "cpu"
+        is_needed = schedule.reads_timestep or self.forecaster.reads_timestep
+        is_read = not costs_a_wait or is_needed or (place is None and context.step_index is None)
+        now = Now(context.step_index, one_timestep(timestep) if is_read else None, place=place)
         run = self.runs.take(context.name, tokens, now, kind_of(module, inputs))
         if not run.plan:
             check_groups(module)
-        seam = self.reuse.begin(run, now)
-        self.tell_of_run(run, now, is_anonymous=is_anonymous)
-        return args, kwargs | {"seam": seam}
+        self.warn_of(run, now, type(module).__name__)
+        return args, kwargs | {"seam": RunSeam(schedule, self.forecaster, self.config.branch, run, now)}
 
     @torch.compiler.disable
     def after(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
@@ -106,30 +101,29 @@ class SkipCacheHook(ModelHook):
 
     def reset_state(self, module: torch.nn.Module) -> torch.nn.Module:
         """A pipeline ends: drop the tensors of its runs, and say so if the cache never fired."""
-        ended = self.runs.end(self.contexts.token)
-        full, cached = sum(stats.full for stats in ended.values()), sum(stats.cached for stats in ended.values())
+        ending = self.runs.end(threading.current_thread()).values()
+        full, cached = sum(stats.full for stats in ending), sum(stats.cached for stats in ending)
         if not cached and full > 1 and self.config.interval != 1:
             never = f"Skip-Cache never fired: all {full} steps computed the trunk under {self.config.schedule}"
-            warn(f"{never}; widen the window, name fewer steps, or give each call of a run the same tensors")
-        last = max((stats.full + stats.cached for stats in ended.values()), default=1) - 1
-        if ended and self.config.steps is not None and self.config.steps[-1] > last:
+            warn(f"{never}; widen the window, name fewer steps, or {REMEDY}")
+        last = max((stats.full + stats.cached for stats in ending), default=1) - 1
+        if ending and self.config.steps is not None and self.config.steps[-1] > last:
             warn(f"steps name step {self.config.steps[-1]}, but the run ended at step {last}: name fewer")
         return module
 
-    def tell_of_run(self, run: Memory, now: Now, *, is_anonymous: bool) -> None:
-        """Say once what keeps runs from being cached, or from being told apart."""
-        remedy = "give each call of a run the same tensors, or open cache_context(name, step_index=i) around it"
-        if run.strangers >= STRANGERS[now.timestep is not None]:
-            self.tell(f"nothing is cached while each call brings other conditioning tensors: {remedy}")
-        if run.evicted:
-            self.tell(f"more than {MAX_RUNS} runs are under way: the one that waited longest computes anew")
-        if is_anonymous and run.past:
-            self.tell(f"nothing tells this run from one that was broken off higher: {remedy}")
-
-    def tell(self, message: str) -> None:
-        if message not in self.told:
-            self.told.add(message)
-            warn(f"Skip-Cache: {message}")
+    def warn_of(self, run: Memory, now: Now, model: str) -> None:
+        """Say once why a run is not cached, or not told from another."""
+        message = ""
+        if run.doubt and run.plan:
+            message = f"{run.doubt}, so that every step computes: {REMEDY}"
+        elif run.lonely_runs >= LONELY_RUNS:
+            message = f"each call brings other conditioning tensors, so that nothing is cached: {REMEDY}"
+        elif run.is_anonymous and now.step is None and run.past:
+            below = "a run that begins below the timestep where another was broken off cannot be told from it"
+            message = f"this run has no conditioning, and {below}: open cache_context(name, step_index=i)"
+        if message not in self.warnings | {""}:
+            self.warnings.add(message)
+            warn(f"Skip-Cache of {model}: {message}")
 
 
 class SkipCacheMixin(CacheMixin):
@@ -139,7 +133,7 @@ class SkipCacheMixin(CacheMixin):
     """
 
     def enable_cache(self, config: Any) -> None:
-        """Turn a cache on, Skip-Cache for a `SkipCacheConfig`.
+        """Turn a cache on, Skip-Cache for a `SkipCacheConfig`. It acts on calls of the model, not of its `forward`.
 
         Raises:
             ValueError: a cache is on already, `branch` does not fit the depth, or diffusers' cache finds nothing here.
@@ -196,20 +190,18 @@ def argument_names(model: type) -> tuple[str, ...]:
     return tuple(signature(model.forward).parameters)[1:]
 
 
-def run_tokens(inputs: dict[str, Any], constant: tuple[str, ...]) -> list[Tensor]:
-    """What a run is known by: its conditioning tensors, and the table where the timestep is a view of one entry."""
-    conditioning = [leaf for leaf in tree_leaves([inputs.get(name) for name in constant]) if isinstance(leaf, Tensor)]
-    timestep = inputs["timestep"]
-    if not isinstance(timestep, Tensor) or not timestep._is_view() or (timestep.numel() > 1 and any(timestep.stride())):
-        return conditioning
-    table = timestep._base
-    is_table = table.numel() > 1 and (table.device.type != "cpu" or table.min() != table.max())
-    return [table, *conditioning] if is_table else conditioning
+def table_of(timestep: Any) -> tuple[list, int | None]:
+    """The table where the timestep is a view of one entry, as a storage, and the place of the entry in it."""
+    if not isinstance(timestep, Tensor) or (timestep.numel() > 1 and any(timestep.stride())):
+        return [], None
+    table = timestep.untyped_storage()
+    return ([table], timestep.storage_offset()) if table.nbytes() > timestep.itemsize else ([], None)
 
 
 def kind_of(module: torch.nn.Module, inputs: dict[str, Any]) -> Kind:
     hidden_states = inputs["hidden_states"]
-    settings = [(name, value) for name, value in inputs.items() if isinstance(value, bool | int) and name != "timestep"]
+    names = [name for name, value in inputs.items() if isinstance(value, bool | int)]
+    settings = [(name, inputs[name]) for name in names if name not in ("timestep", "return_dict")]
     settings.append(("weights", next(module.parameters()).dtype))
     return Kind(hidden_states.shape, hidden_states.dtype, hidden_states.device, tuple(settings))
 

@@ -1,9 +1,9 @@
 """What one run remembers, and how a call finds its run.
 
 A run is one denoising loop. Within it every pipeline hands the same conditioning objects to each call. So a run is
-known by its tokens: its thread, its conditioning tensors and, where the timestep is a view of one, the scheduler's
-table of timesteps. Other objects are another run, even if their values are equal. A context with a step index needs no
-conditioning that lasts: a call then continues the one run of its name and thread that stands a step before.
+known by its tokens: its thread, its conditioning tensors and, where the timestep is a view into it, the scheduler's
+table of timesteps. Other objects are another run, even if their values are equal. Without objects that last, the step
+index of a cache context joins calls: each continues the last run of its name and thread that stands a step before.
 
 A call takes its memory out of `Runs` and puts it back when it has succeeded. So a call that raised leaves nothing
 behind, and no memory is in two calls at once.
@@ -12,7 +12,6 @@ behind, and no memory is in two calls at once.
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any, NamedTuple
 from weakref import WeakMethod
 
@@ -27,6 +26,14 @@ from skipdit.caching.schedule import Now, Plan
 MAX_RUNS = 8  # that keep tensors; MAX_KNOWN are told apart
 MAX_KNOWN = 64
 ROUNDING = 6e-4  # KDPM2 interpolates timesteps: those that should repeat rise by up to 0.0005 of the largest
+
+
+DOUBTS = {
+    "shared": "two runs in turns share their conditioning",
+    "joined": "runs in turns bring new conditioning to each step, or one began before its first step",
+    "threads": "one run changes from thread to thread",
+    "many": f"more than {MAX_RUNS} runs are under way",
+}
 
 
 class Kind(NamedTuple):
@@ -54,7 +61,7 @@ class CacheStats(NamedTuple):
 
 @dataclass(eq=False)
 class Memory:
-    """One run: what it remembers, what it is known by, where it stands and what it has done."""
+    """One run: what it remembers, what it is known by, where it stands, and what it did."""
 
     past: list[Computed] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)  # the schedule's own
@@ -63,19 +70,21 @@ class Memory:
     name: str = ""
     tokens: tuple[WeakIdRef, ...] = ()
     versions: tuple[int | None, ...] = ()
-    follows_index: bool = False  # no call has continued the run by its tokens yet, only by its step index
+    is_joinable: bool = False  # by a step index; until a call shows that its objects last
+    doubt: str = ""  # why the run may be two; then it computes every step
 
     kind: Kind | None = None
     step: int = -1
-    first: float | None = None  # timestep of the run
+    place: int | None = None  # in the table of timesteps
+    first_place: int | None = None
     timestep: float | None = None
+    first: float | None = None
 
     plan: Plan = Plan()
     peak_bytes: int = 0
-    begun: int = 0  # number of the run's first call, and of its last
-    used: int = 0
-    strangers: int = 0  # runs before this one that were left after one call, each at another timestep
-    evicted: bool = False
+    first_call: int = 0
+    last_call: int = 0
+    lonely_runs: int = 0  # before this one: of one call each, at other timesteps
 
     @property
     def stats(self) -> CacheStats:
@@ -92,24 +101,25 @@ class Memory:
         return any(token() is None for token in self.tokens)
 
     def know_by(self, tokens: Sequence[Any]) -> None:
-        """Keep weak references to the tokens; when one dies, forget."""
-        forget = WeakMethod(self.when_left)
-        self.tokens = tuple(WeakIdRef(token, lambda _: (method := forget()) and method()) for token in tokens)
-        self.versions = versions(tokens)
+        """Keep weak references to the tokens; when one dies, `leave`."""
+        leave = WeakMethod(self.leave)
+        self.tokens = tuple(WeakIdRef(token, lambda _: (method := leave()) and method()) for token in tokens)
+        self.versions = count_writes(tokens)
 
     def is_known_by(self, tokens: Sequence[Any]) -> bool:
         same = len(self.tokens) == len(tokens) and all(mine() is given for mine, given in zip(self.tokens, tokens))
-        return same and self.versions == versions(tokens)
+        return same and self.versions == count_writes(tokens)
 
-    def when_left(self) -> None:
-        if not self.follows_index:
+    def leave(self) -> None:
+        """Drop the tensors, unless the next call may bring other objects."""
+        if not self.is_joinable or self.tokens[0]() is None:
             self.forget()
 
     def forget(self) -> None:
         self.past, self.state, self.constants = [], {}, None
 
     def begins_anew(self, now: Now, kind: Kind) -> bool:
-        """Whether a step belongs to another run: other inputs, a step that does not follow, a timestep that goes back.
+        """Whether a step belongs to another run: other inputs, or a step, a place or a timestep that does not follow.
 
         The first two timesteps give the direction; a run that nothing identifies falls. Second-order samplers repeat
         timesteps, but never the first.
@@ -118,13 +128,19 @@ class Memory:
             return False
         if kind != self.kind or (now.step is not None and now.step != self.step + 1):
             return True
+        if None not in (now.place, self.place) and not self.leads_to(now.place):
+            return True
         if None in (now.timestep, self.timestep):
             return False
         rounding = ROUNDING * max(abs(now.timestep), abs(self.timestep), abs(self.first or 0))
-        so_far = -1 if self.is_anonymous or self.first is None else self.timestep - self.first
-        rises, rose = now.timestep - self.timestep > rounding, so_far > rounding
-        falls, fell = self.timestep - now.timestep > rounding, so_far < -rounding
-        return (rises and fell) or (falls and rose) or now.timestep == self.first
+        so_far = float("-inf") if self.is_anonymous or self.first is None else self.timestep - self.first
+        turns = (now.timestep - self.timestep) * so_far < 0
+        return turns and min(abs(now.timestep - self.timestep), abs(so_far)) > rounding or now.timestep == self.first
+
+    def leads_to(self, place: int) -> bool:
+        """Whether a place follows in the table: the next one in the run's direction, or the same, but for the first."""
+        so_far, step = self.place - self.first_place, place - self.place
+        return abs(step) == 1 if so_far == 0 else step in (0, 1 if so_far > 0 else -1)
 
     def remember(self, computed: Computed, *, at_most: int) -> None:
         """Keep the `at_most` newest; one of the same timestep is replaced (second-order samplers ask twice)."""
@@ -138,7 +154,7 @@ class Memory:
         self.peak_bytes = max(self.peak_bytes, sum(distinct.values()))
 
 
-def versions(tokens: Sequence[Any]) -> tuple[int | None, ...]:
+def count_writes(tokens: Sequence[Any]) -> tuple[int | None, ...]:
     """How often each tensor was written to; inference tensors do not count it."""
     tensors = (token for token in tokens if isinstance(token, Tensor))
     return tuple(None if tensor.is_inference() else tensor._version for tensor in tensors)
@@ -150,61 +166,70 @@ class Runs:
     def __init__(self) -> None:
         self.memories: list[Memory] = []
         self.last: dict[str, CacheStats] = {}
-        self.calls = count(1)
+        self.calls = 0
         self.lock = threading.RLock()
 
     def take(self, name: str, tokens: Sequence[Any], now: Now, kind: Kind) -> Memory:
         """The memory of the run that a call belongs to, a new one where the call begins a run.
 
         Args:
-            tokens: the thread's, then the table of timesteps and the conditioning tensors as far as there are any.
-            now: the step where a context gives it, the timestep where it is read.
+            tokens: the thread, then the table of timesteps and the conditioning tensors as far as there are any.
+            now: the step where a context gives it, the place in the table, the timestep where it is read.
         """
         with self.lock:
+            self.calls += 1
             mine = [run for run in self.memories if run.name == name and run.tokens[0]() is tokens[0]]
-            run = self._find(mine, tokens, now, kind)
+            run = next((run for run in mine if run.kind == kind and run.is_known_by(tokens)), None)
+            lasts = run is not None and not (run.is_anonymous and now.step is not None)
+            if not lasts:
+                run = mine[-1] if mine and is_joined(mine[-1], now, kind) else None
             if run is not None:
                 self.memories.remove(run)
             if run is None or run.begins_anew(now, kind):
-                run, before = Memory(name=name, follows_index=now.step is not None), run
-                run.begun = next(self.calls)
-                if before is None and mine and len(mine[-1].plan) == 1:
-                    run.strangers = mine[-1].strangers + (now.timestep is None or now.timestep != mine[-1].timestep)
-            elif run.is_known_by(tokens):
-                run.follows_index = run.follows_index and run.is_anonymous
-            if not run.is_known_by(tokens):
+                run = self._begin(name, tokens, now, before=run, last=mine[-1] if mine else None)
+            elif lasts:
+                run.is_joinable, run.doubt = False, run.doubt if run.doubt != DOUBTS["joined"] else ""
+            elif not run.is_known_by(tokens):
                 run.constants = None
                 run.know_by(tokens)
-            run.kind, run.used = kind, next(self.calls)
+            run.kind, run.last_call = kind, self.calls
             return run
 
-    def _find(self, mine: Sequence[Memory], tokens: Sequence[Any], now: Now, kind: Kind) -> Memory | None:
-        """The run that is known by the tokens; else, by a step index, the one run without tokens that it continues."""
-        known = [run for run in mine if run.is_known_by(tokens)]
-        if known and not (known[-1].is_anonymous and now.step is not None):
-            return known[-1]
-        waiting = [run for run in mine if run.follows_index and (run.is_anonymous or run.is_left)]
-        fitting = [run for run in waiting if now.step and run.step + 1 == now.step and run.kind == kind]
-        if len(fitting) > 1:  # nobody can tell which
-            self.memories = [run for run in self.memories if run not in fitting]
-        return fitting[0] if len(fitting) == 1 else None
+    def _begin(self, name: str, tokens: Sequence[Any], now: Now, *, before: Memory | None, last: Memory | None):
+        """A new run, with a doubt where it may be a part of another."""
+        run = Memory(name=name, first_call=self.calls, is_joinable=now.step is not None)
+        run.know_by(tokens)
+        follows_loose = last is not None and last.is_joinable and last.is_left and len(last.plan) == 1
+        if before is not None and (stands_where(before, now) or now.step):
+            run.doubt = DOUBTS["shared"]
+        elif any(is_elsewhere(other, run, now) for other in self.memories):
+            run.doubt = DOUBTS["threads"]
+        elif now.step or (follows_loose and now.step == 0):
+            run.doubt = DOUBTS["joined"]
+        if last is not None and len(last.plan) == 1:
+            run.lonely_runs = last.lonely_runs + (not stands_where(last, now))
+            if last.is_left:
+                last.forget()
+        return run
 
     def put(self, run: Memory) -> None:
         """Take a memory back after its call; the tensors of the least recently used are dropped."""
         with self.lock:
             self.memories = [*self.memories, run][-MAX_KNOWN:]
             for old in [run for run in self.memories if run.past][:-MAX_RUNS]:
-                old.evicted = True
                 old.forget()
+                old.doubt = DOUBTS["many"]
 
     def end(self, thread: object) -> dict[str, CacheStats]:
         """End the runs of a thread that were used since the last used one began: one inside another ends alone."""
         with self.lock:
             mine = [run for run in self.memories if run.tokens[0]() is thread]
-            ended = [run for run in mine if run.used >= mine[-1].begun]
-            self.memories = [run for run in self.memories if run not in ended and not run.is_left]
-            self.last = named_stats(ended) or self.last
-            return named_stats(ended)
+            last = mine[-1] if mine else None
+            beside = [run for run in mine if run.name != last.name and run.last_call + 1 == last.first_call]
+            ending = [run for run in mine if run.last_call >= last.first_call] + beside
+            self.memories = [run for run in self.memories if run not in ending and not run.is_left]
+            self.last = named_stats(ending) or self.last
+            return named_stats(ending)
 
     def stats(self) -> dict[str, CacheStats]:
         """Of the present runs by the name of their context, or of those that ended last."""
@@ -213,10 +238,30 @@ class Runs:
             return named_stats(present) or self.last
 
 
+def is_joined(last: Memory, now: Now, kind: Kind) -> bool:
+    """Whether a step index joins a call with other objects to the last run of its name and thread."""
+    loose = last.is_joinable and (last.is_anonymous or last.is_left)
+    return bool(now.step) and loose and last.step + 1 == now.step and last.kind == kind
+
+
+def stands_where(run: Memory, now: Now) -> bool:
+    """Whether a call is at the very step, place or timestep at which the run stands."""
+    there = (run.step if now.step is not None else None, run.place, run.timestep)
+    return there == (now.step, now.place, now.timestep)
+
+
+def is_elsewhere(other: Memory, run: Memory, now: Now) -> bool:
+    """Whether another thread has a run of the same objects that did not begin where this call is."""
+    theirs, mine = ([token() for token in each.tokens[1:]] for each in (other, run))
+    same = len(mine) == len(theirs) > 0 and all(a is b for a, b in zip(theirs, mine)) and other.name == run.name
+    begins = now.timestep == other.first if now.place is None else now.place == other.first_place
+    return same and other.tokens[0]() is not run.tokens[0]() and not begins
+
+
 def named_stats(runs: Sequence[Memory]) -> dict[str, CacheStats]:
     """By name, the run that began last first: "default", "default 2", ..."""
     stats: dict[str, CacheStats] = {}
-    for run in sorted(runs, key=lambda run: -run.begun):
+    for run in sorted(runs, key=lambda run: -run.first_call):
         number = sum(name.partition(" ")[0] == run.name for name in stats) + 1
         stats[run.name if number == 1 else f"{run.name} {number}"] = run.stats
     return stats

@@ -8,7 +8,6 @@ the call is one graph for `torch.compile`, and of the head only the layers run w
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,44 +17,26 @@ from skipdit.caching.forecast import Computed, Forecaster
 from skipdit.caching.memory import Kind, Memory
 from skipdit.caching.schedule import Now, Schedule
 
-__all__ = ["Kind", "Memory", "Now", "Reuse", "Seam"]
+__all__ = ["Kind", "Memory", "Now", "RunSeam"]
 
 
-@dataclass(frozen=True)
-class Reuse:
-    """Skip-Cache as a value: when (schedule), what (forecaster) and where (cut)."""
-
-    schedule: Schedule
-    forecaster: Forecaster
-    cut: int
-
-    @property
-    def reads_timestep(self) -> bool:
-        return self.schedule.reads_timestep or self.forecaster.reads_timestep
-
-    def begin(self, memory: Memory, now: Now) -> "Seam":
-        """Begin a step of the run; `now` tells the step and the timestep as far as they are known."""
-        step = memory.step + 1 if now.step is None else now.step
-        seam = Seam(self, memory, Now(step, now.timestep, memory.timestep, memory.plan.since))
-        if not seam.reads_shallow:
-            seam.decide(None)
-        return seam
-
-
-class Seam:
-    """One step of a run, handed to the model with its call.
+class RunSeam:
+    """One step of a run, handed to the model with its call (`skipdit.nn.rooms.Seam`).
 
     `deep` is None until it is forecast or computed; `constants` is what the model computes once from constant inputs.
     """
 
-    def __init__(self, reuse: Reuse, memory: Memory, now: Now):
-        self.reuse, self.memory, self.now = reuse, memory, now
-        self.cut = reuse.cut
-        self.reads_shallow = reuse.schedule.reads_shallow or reuse.forecaster.reads_shallow
+    def __init__(self, schedule: Schedule, forecaster: Forecaster, cut: int, memory: Memory, now: Now):
+        self.schedule, self.forecaster, self.cut, self.memory = schedule, forecaster, cut, memory
+        step = memory.step + 1 if now.step is None else now.step
+        self.now = now._replace(step=step, previous=memory.timestep, since=memory.plan.since)
+        self.reads_shallow = schedule.reads_shallow or forecaster.reads_shallow
         self.shallow: Tensor | None = None
         self.deep: Tensor | None = None
         # Inference tensors may be written to without a trace; then nothing that was made of them is kept.
         self.constants: Any = None if None in memory.versions else memory.constants
+        if not self.reads_shallow:
+            self.decide(None)
 
     def __call__(self, shallow: Tensor, compute: Callable[[], Tensor]) -> Tensor:
         """The deep feature of this step; `compute` runs the trunk."""
@@ -68,23 +49,25 @@ class Seam:
     @torch.compiler.disable  # Python looks at the feature: the graph ends here and goes on behind
     def decide(self, shallow: Tensor | None) -> None:
         """Ask the schedule, and if it says so, forecast."""
-        memory, forecaster = self.memory, self.reuse.forecaster
-        self.computes = bool(self.reuse.schedule(self.now, shallow, memory.state)) or not memory.past
-        self.shallow = shallow if forecaster.reads_shallow else None
+        memory = self.memory
+        asked = bool(self.schedule(self.now, shallow, memory.state))
+        self.computes = asked or not memory.past or bool(memory.doubt)
+        self.shallow = shallow if self.forecaster.reads_shallow else None
         if not self.computes:
-            self.deep = forecaster.predict(memory.past, self.now.timestep, self.shallow)
+            self.deep = self.forecaster.predict(memory.past, self.now.timestep, self.shallow)
 
     def finish(self) -> Memory:
         """The memory after this step."""
-        memory, now, forecaster = self.memory, self.now, self.reuse.forecaster
+        memory, now = self.memory, self.now
         if self.computes:
-            timestep = now.timestep if forecaster.reads_timestep else None
-            memory.remember(Computed(timestep, self.shallow, self.deep), at_most=forecaster.memory)
+            timestep = now.timestep if self.forecaster.reads_timestep else None
+            memory.remember(Computed(timestep, self.shallow, self.deep), at_most=self.forecaster.memory)
         memory.constants = self.constants
         memory.count_bytes()
-        memory.first = memory.first if memory.plan else now.timestep
-        memory.step, memory.timestep = now.step, now.timestep
+        if not memory.plan:
+            memory.first, memory.first_place = now.timestep, now.place
+        memory.step, memory.timestep, memory.place = now.step, now.timestep, now.place
         memory.plan = memory.plan.then(self.computes)
-        if self.reuse.schedule.ends_reuse(now.timestep):
+        if self.schedule.ends_reuse(now.timestep):
             memory.past = []
         return memory

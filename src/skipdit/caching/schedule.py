@@ -22,13 +22,15 @@ from torch import Tensor
 class Now(NamedTuple):
     """Where a run stands at a step; None is unknown.
 
-    `previous` is the timestep of the step before; `since` is how many steps ago the last computed one was.
+    `previous` is the timestep of the step before; `since` is how many steps ago the last computed one was; `place` is
+    where the timestep stands in the scheduler's table.
     """
 
     step: int | None = None
     timestep: float | None = None
     previous: float | None = None
     since: int | None = None
+    place: int | None = None
 
 
 class Schedule:
@@ -60,6 +62,9 @@ class Interval(Schedule):
     interval: int
     reads_timestep = False
 
+    def __post_init__(self) -> None:
+        check_count(interval=self.interval)
+
     def __call__(self, now: Now, shallow: Tensor | None, state: dict[str, Any]) -> bool:
         return now.step % self.interval == 0
 
@@ -72,10 +77,10 @@ class ExplicitSteps(Schedule):
     reads_timestep = False
 
     def __post_init__(self) -> None:
-        if not self.steps or self.steps[0] != 0:
+        if not isinstance(self.steps, tuple) or not all(is_number(step, int) for step in self.steps):
+            raise ValueError(f"steps are {self.steps!r}: give integers, beginning with 0")
+        if self.steps[:1] != (0,):
             raise ValueError(f"steps are {list(self.steps)}: the first must be 0, before which nothing is remembered")
-        if any(not isinstance(step, int) or isinstance(step, bool) for step in self.steps):
-            raise ValueError(f"steps are {list(self.steps)}: each must be an integer")
         if any(later <= earlier for earlier, later in pairwise(self.steps)):
             raise ValueError(f"steps are {list(self.steps)}: each must be larger than the one before")
 
@@ -97,11 +102,15 @@ class RelativeChange(Schedule):
     threshold: float
     reads_timestep, reads_shallow = False, True
 
+    def __post_init__(self) -> None:
+        if not is_number(self.threshold) or not 0 < self.threshold < float("inf"):
+            raise ValueError(f"threshold is {self.threshold!r}: it must be a number above 0, as 0.1")
+
     def __call__(self, now: Now, shallow: Tensor, state: dict[str, Any]) -> bool:
         before, state["shallow"] = state.get("shallow", shallow), shallow
         change = ((shallow - before).abs().mean() / before.abs().mean()).item()
         state["change"] = change + (0.0 if now.since == 1 else state.get("change", 0.0))
-        return state["change"] >= self.threshold
+        return not state["change"] < self.threshold  # a feature of zeros changes by NaN: compute
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,14 @@ class Guarded(Schedule):
     retention: int | None = None
     max_cached: int | None = None
 
+    def __post_init__(self) -> None:
+        window = self.window if isinstance(self.window, tuple) else (self.window,)
+        is_pair = len(window) == 2 and all(map(is_number, window))
+        if self.window is not None and not (is_pair and window[0] <= window[1]):
+            raise ValueError(f"window is {self.window!r}: give (stop, start) in timesteps, stop <= start, as (20, 999)")
+        check_count(retention=1 if self.retention is None else self.retention)
+        check_count(max_cached=1 if self.max_cached is None else self.max_cached)
+
     @property
     def reads_timestep(self) -> bool:
         return self.window is not None or self.schedule.reads_timestep
@@ -146,6 +163,16 @@ class Guarded(Schedule):
 
     def check_run(self, num_steps: int) -> None:
         self.schedule.check_run(num_steps)
+
+
+def is_number(value: Any, kind: type | tuple = (int, float)) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and value == value
+
+
+def check_count(**counts: int) -> None:
+    for name, count in counts.items():
+        if not is_number(count, int) or count < 1:
+            raise ValueError(f"{name} is {count!r}: it must be an integer of at least 1")
 
 
 class Plan(tuple[bool | None, ...]):
@@ -175,7 +202,12 @@ class Plan(tuple[bool | None, ...]):
         return Plan((*self, computes))
 
     def cost(self, cached_step: float) -> float:
-        """The run's cost against an uncached one, where a cached step costs `cached_step` of a full one."""
+        """The run's cost against an uncached one, where a cached step costs `cached_step` of a full one.
+
+        Raises: ValueError where only the run knows the plan.
+        """
+        if not self.is_known:
+            raise ValueError(f"plan is {self}: only a run can tell what it costs, see cache_stats")
         return (self.full + self.cached * cached_step) / len(self)
 
 

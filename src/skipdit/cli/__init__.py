@@ -31,10 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in arguments
-    warnings.showwarning = show_warning
     verb, *rest = [argument for argument in arguments if argument != DEBUG] or ["--help"]
     try:
-        run(verb, rest)
+        with warnings.catch_warnings():
+            warnings.showwarning = show_warning
+            run(verb, rest)
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, BrokenPipeError) and has_no_reader():

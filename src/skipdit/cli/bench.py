@@ -142,8 +142,8 @@ def asked(config: Bench, pipeline: "DiffusionPipeline") -> "tuple[SkipCacheConfi
     from skipdit.pipelines import draw
 
     check_use(config, pipeline, "beta_end")
-    asked = config.cache.config(task_of(pipeline), depth=pipeline.transformer.depth)
-    cache = asked or published_cache(config.model) or SkipCacheConfig()
+    flags = config.cache.config(task_of(pipeline), depth=pipeline.transformer.depth)
+    cache = flags or published_cache(config.model) or SkipCacheConfig()
     sampling = sampling_of(config, pipeline)
     settings = draw.Settings(config.steps, sampling.guidance_scale, sampling.guidance_channels)
     draw.check(pipeline, sampling.subjects, settings)

@@ -129,8 +129,9 @@ def sample(config: Sample) -> None:
     if config.shard is not None:
         print(f"when all shards have ended, the same command without --shard finishes {config.out}")
     if cache is not None:
-        counts = f"{plan.full} full, {plan.cached} cached" if plan.is_known else "decided while drawing"
-        print(f"plan {plan}: {counts}")
+        done = pipeline.transformer.cache_stats().values()  # of the last call; an adaptive plan is known by now
+        text = str(plan) if plan.is_known else " ".join(stats.plan for stats in done) or str(plan)
+        print(f"plan {text}: {text.count('#')} full, {text.count('.')} cached")
 
 
 def check(config: Sample) -> None:

@@ -117,13 +117,15 @@ class LongSkipTransformer(nn.Module):
     def compose(self, *, cut: int = 0, seam: Seam | None = None, **inputs: Any) -> Tensor:
         """The whole forward pass, room by room; every cut gives the same. A seam brings its own cut."""
         rooms = self.rooms
-        if seam is None:
-            shallow = rooms.head(cut, **inputs)
-            deep = rooms.trunk(cut, shallow.stream, shallow.context)
-        else:
+        if seam is not None:
             cut, inputs = seam.cut, self.with_constants(seam, inputs)
-            shallow = rooms.head(cut if seam.deep is None else min(cut, self.num_skips), **inputs)
-            deep = seam(shallow.stream, lambda: rooms.trunk(cut, shallow.stream, shallow.context))
+        is_known = seam is not None and seam.deep is not None
+        shallow = rooms.head(min(cut, self.num_skips) if is_known else cut, **inputs)
+
+        def compute() -> Tensor:
+            return rooms.trunk(cut, shallow.stream, shallow.context)
+
+        deep = compute() if seam is None else seam(shallow.stream, compute)
         return rooms.tail(cut, deep, shallow.skips, shallow.context)
 
     def with_constants(self, seam: Seam, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ STEPS = range(950, 150, -40)  # 20 of them
 WHOLE = {  # graphs after the first and after the second step, computed and cached
     "static": (CONFIG, [1, 2]),
     "residual": (SkipCacheConfig(interval=3, forecast="residual"), None),
-    "adaptive": (SkipCacheConfig(threshold=1e-9, max_cached=2), None),
+    "adaptive": (SkipCacheConfig(threshold=1e9, max_cached=2), None),
 }
 
 
