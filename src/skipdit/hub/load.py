@@ -35,8 +35,8 @@ EMBEDDED = (
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
 MODELS = {
     "DiT": DiT, "Latte": Latte, "LatteT2V": LatteT2V, "HunyuanDiT": HunyuanDiT,
-    "LatteTransformer3DModel": LatteT2V, "HunyuanDiT2DModel": HunyuanDiT,  # diffusers' own
 }  # fmt: skip
+MODELS |= {name: kind for kind in MODELS.values() for name in kind.stock_names}
 STOCK_DITS = {  # diffusers' own, by the settings that its config holds at least, and before it had a class of its own
     "DiTTransformer2DModel": {}, "Transformer2DModel": {"norm_type": "ada_norm_zero"},
 }  # fmt: skip
@@ -55,10 +55,6 @@ PUBLISHED = {  # scheduler and steps
 }  # fmt: skip
 NAMES = (*EMBEDDED, *registry.REGISTRY)
 MINILM_WIDTH = 384
-INERT = {  # settings of diffusers 0.24 at the values that change nothing in Latte
-    "attention_type": "default", "double_self_attention": False, "norm_num_groups": 32, "num_vector_embeds": None,
-    "only_cross_attention": False, "upcast_attention": False, "use_linear_projection": False,
-}  # fmt: skip
 
 
 def embedded_folder(name: str) -> Path:
@@ -324,7 +320,8 @@ def whole(kinds: Mapping[str, type], path: Path):
     except MemoryError:
         raise
     except Exception as error:  # whatever diffusers makes of a broken folder
-        raise CheckpointError(f"{path} does not hold a whole {kind.__name__}: {first_line(error)}") from None
+        reason = first_line(error).removeprefix(f"{path} ")
+        raise CheckpointError(f"{path} does not hold a whole {kind.__name__}: {reason}") from None
     for fault in ("missing", "unexpected"):
         if names := sorted(keys[f"{fault}_keys"]):
             raise CheckpointError(f"{path} does not fit its config.json: {len(names)} {fault}: {', '.join(names)}")
@@ -341,7 +338,8 @@ def checked_class(kinds: Mapping[str, type], path: Path) -> type:
         remedy = f"rewrite it with `skipdit convert {path} OUT`" if convertible else f"a {' or '.join(kinds)} is needed"
         raise CheckpointError(f"{path} holds a {found}: {remedy}")
     known = arguments(kinds[found])
-    settings = (item for item in config.items() if item not in INERT.items())
+    inert = kinds[found].inert if issubclass(kinds[found], LongSkipModel) else {}
+    settings = (item for item in config.items() if item not in inert.items())
     if unknown := [name for name, _ in settings if name not in known and not name.startswith("_")]:
         raise CheckpointError(f"{path / 'config.json'} sets {', '.join(unknown)}, unknown to {kinds[found].__name__}")
     return kinds[found]

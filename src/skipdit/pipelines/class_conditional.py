@@ -78,12 +78,12 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
         draw = {"generator": generator} if "generator" in step_arguments(self.scheduler) else {}
         for step, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             model_input = torch.cat([latents] * 2) if guidance.is_on else latents
-            model_input = self.scheduler.scale_model_input(model_input, t).to(self.transformer.dtype).movedim(1, axis)
+            model_input = self.scheduler.scale_model_input(model_input, t).movedim(1, axis)
             with self.transformer.cache_context(
                 "default", step_index=step, num_inference_steps=len(timesteps), timestep=timesteps[step]
             ):
                 output = self.transformer(model_input, t.expand(len(model_input)), class_ids, return_dict=False)[0]
-            prediction = self.predict(output.float().movedim(axis, 1), guidance)
+            prediction = self.predict(output.movedim(axis, 1), guidance)
             latents = self.scheduler.step(prediction, t, latents, **draw).prev_sample
             if on_step is not None:
                 on_step(StepState(step, timesteps[step], latents.movedim(1, axis)))
