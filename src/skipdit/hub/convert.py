@@ -224,10 +224,10 @@ def read_source(
 def file_source(
     path: Path, *, weights: str | None, arch: str | None, overrides: Overrides, upcycle: int | None
 ) -> Source:
-    found, state = unwrap(read(path), weights)
-    check_overrides(overrides, ARCHITECTURES[arch_of(state, arch)].model)
-    kind, config, state = described(state, arch, overrides)
-    return model_source(kind.model, config, state, to_ours=kind.names, weights=found, upcycle=upcycle)
+    found = unwrap(read(path), weights)
+    check_overrides(overrides, ARCHITECTURES[arch_of(found.state, arch)].model)
+    kind, config, state = described(found.state, arch, overrides, args=found.args)
+    return model_source(kind.model, config, state, to_ours=kind.names, weights=found.name, upcycle=upcycle)
 
 
 def folder_source(folder: Path, *, upcycle: int | None) -> Source:
@@ -278,8 +278,7 @@ def folder_state(folder: Path) -> dict[str, Tensor]:
     names = shard_names(folder) or [name for name in (WEIGHTS, PICKLED) if (folder / name).exists()][:1]
     if not names:
         raise DamagedCheckpointError(f"{folder} has no {WEIGHTS}, whole or in parts: copy the folder again")
-    _, state = unwrap({key: tensor for name in names for key, tensor in read(folder / name).items()})
-    return state
+    return unwrap({key: tensor for name in names for key, tensor in read(folder / name).items()}).state
 
 
 def model_source(

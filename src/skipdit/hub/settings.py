@@ -57,8 +57,11 @@ def untold(state: State, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     A setting that is None is whatever the tensors tell.
     """
-    settings = {name: value for name, value in settings.items() if value is not None}
-    return {name: value for name, value in settings.items() if not is_told(state, name, settings)}
+    kept = {name: value for name, value in settings.items() if value is not None}
+    for name in list(kept):
+        if is_told(state, name, kept):  # one by one: two settings may each tell the other
+            del kept[name]
+    return kept
 
 
 def is_told(state: State, name: str, settings: Mapping[str, Any]) -> bool:

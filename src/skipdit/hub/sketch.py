@@ -122,8 +122,8 @@ def on_meta(source: str) -> LongSkipModel:
 
 
 def of_file(path: Path, weights: str | None) -> LongSkipModel:
-    _, state = unwrap(read(path), weights)
-    kind, config, state = described(state, None, {})
+    found = unwrap(read(path), weights)
+    kind, config, state = described(found.state, None, {}, args=found.args)
     with torch.device("meta"):
         model = kind.model(**config)
     own = model.state_dict()
