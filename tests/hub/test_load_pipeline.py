@@ -165,7 +165,7 @@ def set_weights(folder, **changes):
 
 BREAKAGES = {
     "truncated weights": (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:999]), "Unable to load"),
-    "no weights": (lambda f: (f / WEIGHTS).unlink(), f"no file named {WEIGHTS}"),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), f"has no {WEIGHTS}, whole or in parts"),
     "config that is not JSON": (lambda f: (f / "config.json").write_text("{half"), "config.json cannot be read"),
     "config of no names": (lambda f: (f / "config.json").write_text("[1]"), "holds a list"),
     "config of nothing": (lambda f: (f / "config.json").write_text("{}"), "holds a None: a DiT or .* is needed"),

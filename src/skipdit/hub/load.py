@@ -17,7 +17,7 @@ from skipdit.data.text import minilm, no_progress_bar
 from skipdit.hub import registry
 from skipdit.hub.architectures import ARCHITECTURES
 from skipdit.hub.fetching import download, located
-from skipdit.hub.folders import check_components, check_safetensors, shard_names
+from skipdit.hub.folders import check_components, safe_variant, weight_files
 from skipdit.hub.original import CheckpointError, check_finite, first_line, load_original
 from skipdit.hub.parts import absent, autoencoders, bases, check_parts
 from skipdit.hub.registry import Published
@@ -32,7 +32,7 @@ EMBEDDED = (
     "fashion-skip", "fashion-dit", "moving-digits-skip", "moving-digits-latte", "captioned-digits-skip",
     "captioned-digits-latte", "emoji-hunyuan",
 )  # fmt: skip
-CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".bin", ".tar")  # that are read: model.pth.tar
 MODELS = {
     "DiT": DiT, "Latte": Latte, "LatteT2V": LatteT2V, "HunyuanDiT": HunyuanDiT,
 }  # fmt: skip
@@ -247,7 +247,6 @@ def load_model(source: str, *, weights: str | None = None) -> LongSkipModel:
     folder = path / "transformer" if is_pipeline(path) else path
     if is_pipeline(path) or (folder / "config.json").exists():
         check_one_set(source, weights)
-        check_safetensors(folder)
         return whole(MODELS, folder).float().eval()
     if path.suffix in CHECKPOINT_SUFFIXES and path.exists():
         return load_original(path, weights=weights).float()
@@ -310,12 +309,12 @@ def load_vae(path: Path) -> AutoencoderKL:
 
 def whole(kinds: Mapping[str, type], path: Path):
     """A model of one of `kinds`, but with an error where diffusers warns and draws missing weights at random."""
-    kind = checked_class(kinds, path)
-    shard_names(path)  # which not every diffusers checks
+    kind, variant = checked_class(kinds, path), safe_variant(path)
+    weight_files(path)  # which not every diffusers checks
     try:
         with warnings_off():
             model, keys = kind.from_pretrained(
-                path, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+                path, variant=variant, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
             )
     except MemoryError:
         raise

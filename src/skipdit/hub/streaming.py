@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 64  # bytes, as torch aligns tensors in its archives, so that they can be mapped
+WRITTEN_SUFFIXES = (".pt", ".pth", ".safetensors")
 FORMAT_VERSION = "3"  # of torch's archives since 1.6
 CODES = {  # dtype: its name in a safetensors header, and its storage in a pickle of torch
     torch.float64: ("F64", torch.DoubleStorage),
