@@ -76,5 +76,5 @@ def test_a_checkpoint_is_read_under_each_of_its_usual_names(tmp_path, name):
 def test_what_is_no_file_is_told_where_it_belongs(tmp_path):
     with pytest.raises(OSError, match="is a folder: load_pipeline loads it"):
         load_original(tmp_path)
-    with pytest.raises(OSError, match="fashion-dit does not exist: name a .pt or .safetensors file .load_pipeline takes models by name"):
+    with pytest.raises(OSError, match="fashion-dit does not exist: .* .load_pipeline takes models by name"):
         load_original("fashion-dit")

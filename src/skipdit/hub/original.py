@@ -120,7 +120,8 @@ def read(path: Path) -> Mapping[str, Any]:
     Nothing is unpickled but tensors, containers and the `HARMLESS` values that training checkpoints have beside them.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: name a .pt or .safetensors file (load_pipeline takes models by name)")
+        remedy = "name a .pt or .safetensors file (load_pipeline takes models by name)"
+        raise FileNotFoundError(f"{path} does not exist: {remedy}")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: load_pipeline loads it, or from_pretrained of its class")
     try:
