@@ -173,7 +173,7 @@ BROKEN = {
     "file of another model": (
         "model.safetensors",
         lambda path: save_file({"conv_in.weight": ONE}, path),
-        "no checkpoint of latte-t2v, latte, dit, hunyuan, hunyuan-diffusers, by its 1 tensors: pass arch",
+        "hunyuan-diffusers, by its 1 tensors (conv_in, ...): pass arch",
     ),
     "file of another shape": (
         "model.safetensors",

@@ -232,3 +232,13 @@ def test_a_checkpoint_file_goes_through_a_folder_and_back(tmp_path):
     torch.save({"ema": tiny().state_dict()}, tmp_path / "model.pt")
     load_original(tmp_path / "model.pt", num_heads=2).save_pretrained(tmp_path / "model")
     assert torch.equal(drawn(load_pipeline(str(tmp_path / "model"), scheduler="ddim")), latents_of(pipeline()))
+
+
+def test_more_layers_than_the_weights_can_hold_are_refused_before_any_is_built(tmp_path):
+    tiny().save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"depth": 10**7}))
+    with pytest.raises(CheckpointError, match=r"config.json sets depth 10000000, more than its weights of .* bytes hold"):
+        load_pipeline(str(tmp_path))
+    with pytest.raises(ValueError, match="depth is 10000000: it must be at most 1000"):
+        type(tiny()).from_pretrained(tmp_path)

@@ -113,19 +113,22 @@ def command(arguments: Sequence[str]) -> None:
 def sample(config: Sample) -> None:
     """Draw what `config` says; prints where it went, the plan and the seconds."""
     check(config)
-    from skipdit.cli.runs import begin, draw_missing, finish, prepared
+    from skipdit.cli.runs import begin, draw_missing, finish, held, prepared
 
     runs = prepared(config)
-    for run in runs:
-        begin(run)
+    if not runs:
+        return
     pipeline, cache, plan = runs[0].pipeline, runs[0].cache, runs[0].plan
-    if config.compile:
-        pipeline.transformer.compile()
-    if cache is not None:
-        pipeline.transformer.enable_cache(cache)
-    for run in runs:
-        seconds = draw_missing(run)
-        print(f"{run.config.out}: {finish(run)}, {run.config.steps} {run.config.scheduler} steps in {seconds:.1f} s")
+    with held(runs):
+        for run in runs:
+            begin(run)
+        if config.compile:
+            pipeline.transformer.compile()
+        if cache is not None:
+            pipeline.transformer.enable_cache(cache)
+        for run in runs:
+            seconds, steps = draw_missing(run), f"{run.config.steps} {run.config.scheduler} steps"
+            print(f"{run.config.out}: {finish(run)}, {steps} in {seconds:.1f} s")
     if config.shard is not None:
         print(f"when all shards have ended, the same command without --shard finishes {config.out}")
     if cache is not None:

@@ -1,7 +1,6 @@
 """One name for a model, however it is kept: embedded, published, a folder or a checkpoint file -> a pipeline."""
 
 import inspect
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -14,10 +13,11 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import logging
 
 from skipdit.data.text import minilm, no_progress_bar
+from skipdit.files import read_object
 from skipdit.hub import registry
 from skipdit.hub.architectures import ARCHITECTURES
 from skipdit.hub.fetching import download, located
-from skipdit.hub.folders import check_components, safe_variant, weight_files
+from skipdit.hub.folders import STEM, check_components, safe_variant, weight_files
 from skipdit.hub.original import CheckpointError, check_finite, first_line, load_original
 from skipdit.hub.parts import absent, autoencoders, bases, check_parts
 from skipdit.hub.registry import Published
@@ -40,6 +40,7 @@ MODELS |= {name: kind for kind in MODELS.values() for name in kind.stock_names}
 STOCK_DITS = {  # diffusers' own, by the settings that its config holds at least, and before it had a class of its own
     "DiTTransformer2DModel": {}, "Transformer2DModel": {"norm_type": "ada_norm_zero"},
 }  # fmt: skip
+SETTINGS_SUFFIXES = (".json", ".txt", ".model")  # of configs and tokenizers
 VAES = {
     "AutoencoderKL": AutoencoderKL,
     "AutoencoderKLTemporalDecoder": AutoencoderKLTemporalDecoder,
@@ -55,6 +56,7 @@ PUBLISHED = {  # scheduler and steps
 }  # fmt: skip
 NAMES = (*EMBEDDED, *registry.REGISTRY)
 MINILM_WIDTH = 384
+SMALLEST_LAYER = 100  # bytes; its tensors' names alone take more
 
 
 def embedded_folder(name: str) -> Path:
@@ -226,6 +228,17 @@ def locate(source: str) -> Path:
     return embedded_folder(source) if source in EMBEDDED else Path(source)
 
 
+def files_of(source: str) -> list[Path]:
+    """The weights and settings of a model or a part by its name, folder or file; none of what is published.
+
+    What was downloaded has a record of its own.
+    """
+    path = locate(source) if source not in registry.REGISTRY else Path()
+    if source in registry.REGISTRY or path.is_file():
+        return [path][: path.is_file()]
+    return sorted(file for file in path.rglob("*") if file.suffix in (*CHECKPOINT_SUFFIXES, *SETTINGS_SUFFIXES))
+
+
 def is_pipeline(path: Path) -> bool:
     return (path / "model_index.json").exists()
 
@@ -336,12 +349,22 @@ def checked_class(kinds: Mapping[str, type], path: Path) -> type:
         convertible = "DiT" in kinds and is_stock_dit(config)
         remedy = f"rewrite it with `skipdit convert {path} OUT`" if convertible else f"a {' or '.join(kinds)} is needed"
         raise CheckpointError(f"{path} holds a {found}: {remedy}")
+    check_depth(config, path)
     known = arguments(kinds[found])
     inert = kinds[found].inert if issubclass(kinds[found], LongSkipModel) else {}
     settings = (item for item in config.items() if item not in inert.items())
     if unknown := [name for name, _ in settings if name not in known and not name.startswith("_")]:
         raise CheckpointError(f"{path / 'config.json'} sets {', '.join(unknown)}, unknown to {kinds[found].__name__}")
     return kinds[found]
+
+
+def check_depth(config: Mapping[str, Any], folder: Path) -> None:
+    """CheckpointError for more layers than the weights beside a config can hold, before any is built."""
+    size = sum(file.stat().st_size for file in folder.glob(f"{STEM}*"))
+    for name in ("depth", "num_layers"):
+        if size and isinstance(layers := config.get(name), int) and layers * SMALLEST_LAYER > size:
+            fault = f"sets {name} {layers}, more than its weights of {size:,} bytes hold"
+            raise CheckpointError(f"{folder / 'config.json'} {fault}: copy the folder again")
 
 
 def is_stock_dit(config: Mapping[str, Any]) -> bool:
@@ -378,14 +401,10 @@ def no_progress_bars() -> Iterator[None]:
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
-    path = folder / name
     try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}): copy the folder again") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} holds a {type(config).__name__}: it must hold settings by name")
-    return config
+        return read_object(folder / name, remedy="copy the folder again")
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def published_scheduler(model: LongSkipModel) -> str:
