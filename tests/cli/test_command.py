@@ -106,7 +106,7 @@ def test_a_value_that_cannot_be_is_answered_in_one_line(skipdit, model, line):
 @pytest.mark.parametrize(
     "line",
     [
-        "sample", SAMPLE + "--classes trousers", SAMPLE + "--cache.interval often", SAMPLE + "--dtype float8",
+        "sample", SAMPLE + "--cache.interval often", SAMPLE + "--dtype float8",
         SAMPLE + "--colour red", "train nowhere", "train digits --steps 0", "train digits --steps 10",
     ],
 )  # fmt: skip

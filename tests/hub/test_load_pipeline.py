@@ -238,7 +238,46 @@ def test_more_layers_than_the_weights_can_hold_are_refused_before_any_is_built(t
     tiny().save_pretrained(tmp_path)
     config = tmp_path / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"depth": 10**7}))
-    with pytest.raises(CheckpointError, match=r"config.json sets depth 10000000, more than its weights of .* bytes hold"):
+    with pytest.raises(CheckpointError, match=r"sets depth 10000000, more than its weights of .* bytes hold"):
         load_pipeline(str(tmp_path))
     with pytest.raises(ValueError, match="depth is 10000000: it must be at most 1000"):
         type(tiny()).from_pretrained(tmp_path)
+
+
+# Names of classes, precision and place.
+
+
+def test_classes_have_names(tmp_path):
+    import skipdit
+
+    pipe = skipdit.load_pipeline("fashion-skip", scheduler="ddim")
+    run = {"num_inference_steps": 2, "output_type": "latent", "guidance_scale": 1}
+    images = [
+        pipe(labels, generator=torch.Generator().manual_seed(0), **run).images
+        for labels in (7, "sneaker", ["Sneaker"], [7])
+    ]
+    assert all(torch.equal(image, images[0]) for image in images)
+    with pytest.raises(ValueError, match="class 'sneker' is unknown: did you mean sneaker"):
+        pipe("sneker", **run)
+    pipe.save_pretrained(tmp_path)
+    assert load_pipeline(str(tmp_path)).labels == pipe.labels
+    tiny().save_pretrained(tmp_path / "nameless")
+    with pytest.raises(ValueError, match="class 'dog' is unknown: take an id, 0 to .* classes have no names"):
+        load_pipeline(str(tmp_path / "nameless"))(["dog"])
+
+
+def test_every_part_comes_in_the_dtype_that_is_asked_for():
+    pipe = load_pipeline("emoji-hunyuan", dtype=torch.bfloat16, device="cpu")
+    parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    assert {parameter.dtype for part in parts for parameter in part.parameters()} == {torch.bfloat16}
+
+
+def test_a_model_of_text_called_plainly_draws_at_its_own_size():
+    pipe = load_pipeline("emoji-hunyuan", scheduler="ddim")
+    assert pipe("a red apple", num_inference_steps=1).images[0].size == (64, 64)
+
+
+@pytest.mark.parametrize("name", ["facebook/DiT-XL-2-256", "DiT-XL-2-256"])
+def test_the_name_of_the_hub_is_near_ours(name):
+    with pytest.raises(ValueError, match="did you mean dit-xl-2-256"):
+        load_pipeline(name)

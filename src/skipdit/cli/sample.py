@@ -33,8 +33,8 @@ class Sample:
     .png: a grid of images, or a sheet with a row for each video;
     .mp4, .mkv, .webp, .gif: the video, or a grid of all, playing together;
     .npz: images as uint8 [N, H, W, 3] under arr_0, for the ADM evaluator"""
-    classes: Annotated[tuple[int, ...], left_out("ID [ID ...]", "(default: all)")] = ()
-    """class ids, repeated until there are enough samples"""
+    classes: Annotated[tuple[int | str, ...], left_out("ID|NAME [ID|NAME ...]", "(default: all)")] = ()
+    """class ids, or names (`skipdit models NAME` lists them), repeated until there are enough samples"""
     class_order: Literal["turn", "random"] = "turn"
     """one class after another, or for sample i one at random that (seed, i) alone decides"""
     num_images: Annotated[int | None, left_out("N", "(default: one for each class)", aliases=("--num-samples",))] = None

@@ -45,12 +45,12 @@ from skipdit.hub.names import HUNYUAN, NameMap, stock_dit
 from skipdit.hub.original import arch_of, check_finite, check_fit, described, grafts, read, unwrap
 from skipdit.hub.plans import in_words, nearest
 from skipdit.hub.settings import check_overrides, defaults_of, spelled, untold
-from skipdit.hub.spelling import did_you_mean
 from skipdit.hub.streaming import WRITTEN_SUFFIXES, LazyState, LazyTensor, Progress, lazily, save, unseen
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.base import LongSkipModel
 from skipdit.nn.blocks import NORM_EPS
 from skipdit.nn.embeddings import sincos_2d
+from skipdit.spelling import did_you_mean
 
 LAYOUTS = ("diffusers", "stock", "original")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

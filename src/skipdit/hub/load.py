@@ -8,10 +8,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder, DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import logging
 
+from skipdit.data import moving_digits
+from skipdit.data.images import FASHION_CLASSES
 from skipdit.data.text import minilm, no_progress_bar
 from skipdit.files import read_object
 from skipdit.hub import registry
@@ -21,17 +24,21 @@ from skipdit.hub.folders import STEM, check_components, safe_variant, weight_fil
 from skipdit.hub.original import CheckpointError, check_finite, first_line, load_original
 from skipdit.hub.parts import absent, autoencoders, bases, check_parts
 from skipdit.hub.registry import Published
-from skipdit.hub.spelling import did_you_mean
 from skipdit.hub.text_parts import check_text_parts, text_encoders
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.base import LongSkipModel
 from skipdit.pipelines import ClassToImagePipeline, ClassToVideoPipeline, PixelAutoencoder
 from skipdit.pipelines.schedulers import BETAS, HUNYUAN_V1_1, HUNYUAN_V1_2, LINEAR, Noise, make_scheduler
+from skipdit.spelling import did_you_mean
 
 EMBEDDED = (
     "fashion-skip", "fashion-dit", "moving-digits-skip", "moving-digits-latte", "captioned-digits-skip",
     "captioned-digits-latte", "emoji-hunyuan",
 )  # fmt: skip
+CLASS_NAMES = {
+    **dict.fromkeys(("fashion-skip", "fashion-dit"), FASHION_CLASSES),
+    **dict.fromkeys(("moving-digits-skip", "moving-digits-latte"), moving_digits.CLASS_NAMES),
+}
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".bin", ".tar")  # that are read: model.pth.tar
 MODELS = {
     "DiT": DiT, "Latte": Latte, "LatteT2V": LatteT2V, "HunyuanDiT": HunyuanDiT,
@@ -74,13 +81,15 @@ def load_pipeline(
     base: str | None = None,
     beta_end: float | None = None,
     weights: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
 ) -> DiffusionPipeline:
     """A pipeline from the name of an embedded or a published model, a folder, or a checkpoint file.
 
     A published model (`skipdit models`) is downloaded where it is missing, with the autoencoder or the base that it
     needs. A name is never looked for on the hub by itself.
 
-    Every part computes in float32, whatever its weights are kept in; `pipe.to(dtype)` takes all of them to another.
+    Every part computes in `dtype` on `device`, whatever its weights are kept in.
 
     A DiT comes as `ClassToImagePipeline`, a Latte as `ClassToVideoPipeline`; a LatteT2V and a HunyuanDiT come as
     diffusers' own `LattePipeline` and `HunyuanDiTPipeline`.
@@ -96,6 +105,7 @@ def load_pipeline(
         beta_end: of the noise that the model was trained with. Left out, it is what the pipeline folder says or, for a
             model that comes without a pipeline, the published one of its version (`published_noise`).
         weights: which of a file that has several, as `load_model` takes it.
+        dtype, device: of every part.
 
     Raises:
         ValueError: a name that is none of these, an unknown scheduler, or parts that are missing or not taken.
@@ -113,10 +123,26 @@ def load_pipeline(
     own = path if is_pipeline(path) else None
     sampler = scheduler_for(model, scheduler, folder=own, beta_end=beta_end)
     if type(model) in TEXT_PIPELINES:
-        return text_pipeline(model, sampler, base=own if base is None else locate(base), vae=vae)
-    if vae is None and own is not None and (own / "vae").exists():
-        vae = str(own / "vae")
-    return PIPELINES[type(model)](model, sampler, None if vae is None else load_vae(locate(vae)))
+        pipe = text_pipeline(model, sampler, base=own if base is None else locate(base), vae=vae)
+    else:
+        if vae is None and own is not None and (own / "vae").exists():
+            vae = str(own / "vae")
+        decoder = None if vae is None else load_vae(locate(vae))
+        pipe = PIPELINES[type(model)](model, sampler, decoder, id2label=names_of_classes(source))
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):  # not its own `to`, which warns of every dtype (diffusers 0.42)
+            torch.nn.Module.to(part, device, dtype)
+    return pipe
+
+
+def names_of_classes(source: str) -> dict[int, str] | None:
+    """What the classes of a model are called: of an embedded one, or as the index of a pipeline folder says."""
+    if source in CLASS_NAMES:
+        return dict(enumerate(CLASS_NAMES[source]))
+    index = {} if source in registry.REGISTRY else locate(source)
+    if not index or not is_pipeline(index):
+        return None
+    return read_config(index, "model_index.json").get("id2label")
 
 
 def scheduler_for(

@@ -16,8 +16,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from skipdit.hub.architectures import Overrides
 from skipdit.hub.names import State
 from skipdit.hub.original import described
-from skipdit.hub.spelling import did_you_mean
 from skipdit.models.base import LongSkipModel
+from skipdit.spelling import did_you_mean
 
 TAKES = {
     int: "a whole number", float: "a number", str: "a word", bool: "true or false", tuple: "two whole numbers as 32,64",

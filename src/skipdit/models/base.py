@@ -18,6 +18,11 @@ from skipdit.nn.skips import fuse_skip
 PLACE = (  # arguments of `from_pretrained` that say where a config lies
     "cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token",
 )  # fmt: skip
+TWINS = {  # what one model calls it, as its checkpoints or diffusers do, and what the others do
+    "depth": ("num_layers",), "num_layers": ("depth",), "num_heads": ("num_attention_heads",),
+    "num_attention_heads": ("num_heads",), "num_frames": ("video_length",), "video_length": ("num_frames",),
+    "input_size": ("sample_size",), "learn_sigma": ("out_channels",), "out_channels": ("learn_sigma",),
+}  # fmt: skip
 LISTED = 8  # names of tensors in an error
 
 
@@ -70,6 +75,13 @@ class LongSkipModel(PublishedWithCard, LongSkipTransformer, SkipCacheMixin, Mode
     inert: ClassVar[Mapping[str, Any]] = {}  # settings of theirs, at the values that change nothing
     channel_dim = 1  # where inputs and outputs have their channels
     _compiled_rooms: Rooms | None = None
+
+    def __new__(cls, *arguments: Any, **settings: Any) -> "LongSkipModel":
+        known = inspect.signature(cls.__init__).parameters
+        for name in settings.keys() - known.keys():
+            if (twin := next((other for other in TWINS.get(name, ()) if other in known), None)) is not None:
+                raise TypeError(f"{cls.__name__} has no {name}: it is called {twin} there")
+        return super().__new__(cls)
 
     def __init__(self) -> None:
         super().__init__()

@@ -56,3 +56,9 @@ class Entries(Subject):
             with pytest.raises(ValueError, match=message) as refused:
                 type(model).from_pretrained(tmp_path)
             assert "\n" not in str(refused.value)
+
+    def test_the_word_of_another_model_is_answered_with_its_own(self, model):
+        for name, twin in (("depth", "num_layers"), ("num_heads", "num_attention_heads")):
+            ours, theirs = (name, twin) if name in model.config else (twin, name)
+            with pytest.raises(TypeError, match=f"{type(model).__name__} has no {theirs}: it is called {ours} there"):
+                type(model)(**{theirs: 2})
