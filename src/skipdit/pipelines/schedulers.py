@@ -135,8 +135,8 @@ def make_scheduler(
 def set_timesteps(scheduler: SchedulerMixin, steps: int, *, device: torch.device | str = "cpu") -> list[float]:
     """Set the timesteps of a run and return them as numbers, one for each call of the model.
 
-    Raises: ValueError where they leave the training chain or rise by more than rounding: diffusers' "trailing" spacing rounds some numbers of
-    steps (61, 103, 121, ...) to a list that ends at -1.
+    Raises: ValueError where they leave the training chain or rise by more than rounding: diffusers' "trailing" spacing
+    rounds some numbers of steps (61, 103, 121, ...) to a list that ends at -1.
     """
     scheduler.set_timesteps(steps, device=device)
     timesteps = scheduler.timesteps.tolist()
