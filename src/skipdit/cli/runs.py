@@ -31,7 +31,6 @@ from skipdit.hub.load import files_of, published_scheduler
 from skipdit.hub.lora import load_lora
 from skipdit.hub.records import Seen, snapshot
 from skipdit.hub.sketch import sketch
-from skipdit.pipelines.class_conditional import ClassConditionalPipeline
 from skipdit.pipelines.draw import Settings, draw
 from skipdit.randomness import generator
 
@@ -153,7 +152,7 @@ def run_of(config: Any, pipeline: DiffusionPipeline, prompts: list[str]) -> Run:
     """ValueError for what the model cannot do."""
     cache = config.cache.config(tasks.task_of(pipeline))
     unit = tasks.check_flags(config, pipeline)
-    if config.classes and isinstance(pipeline, ClassConditionalPipeline):
+    if config.classes and pipeline.transformer.config.get("num_classes"):
         config = replace(config, classes=tuple(pipeline.check_labels(config.classes)))
     output = outputs.output_of(config, unit)
     samples = wanted.samples_of(config, pipeline, prompts, unit=unit)
