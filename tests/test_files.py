@@ -7,6 +7,7 @@ import unicodedata
 from functools import partial
 
 import pytest
+from filelock import FileLock
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -227,6 +228,30 @@ def test_a_new_folder_replaces_nothing(held):
 def made_by_another(path):
     with new_folder(path) as folder:
         (folder / "text").write_text("first")
+
+
+def test_what_a_killed_process_left_aside_goes_and_what_a_living_one_writes_stays(tmp_path):
+    made, left, held = tmp_path / "made", tmp_path / ".made.00000000", tmp_path / ".made.11111111"
+    for aside in (left, held):
+        aside.mkdir()
+        aside.with_name(f"{aside.name}.lock").touch()
+    with FileLock(held.with_name(f"{held.name}.lock")), new_folder(made):
+        assert held.exists()
+        assert not left.exists()
+    with new_folder(tmp_path / "other"):  # of another name
+        assert held.exists()
+
+
+def test_a_link_is_followed(tmp_path):
+    for name in ("folder", "file"):
+        (tmp_path / f"{name}-link").symlink_to(tmp_path / name)
+    for _ in range(2):
+        with whole_folder(tmp_path / "folder-link") as folder:
+            (folder / "text").write_text("new")
+        write_text(tmp_path / "file-link", "new")
+    assert (tmp_path / "folder" / "text").read_text() == (tmp_path / "file").read_text() == "new"
+    assert (tmp_path / "folder-link").is_symlink()
+    assert (tmp_path / "file-link").is_symlink()
 
 
 def test_of_two_new_folders_the_first_to_end_stays(tmp_path):

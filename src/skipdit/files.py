@@ -1,13 +1,18 @@
 """Files and folders that are whole or absent, whatever stops the writing, and names for them."""
 
+import json
 import re
 import shutil
 import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
+
+from filelock import FileLock, Timeout
 
 SHORTEST_NAME = 32  # bytes; room for a hash and some letters
 HASHED = re.compile(r".*-[0-9a-f]{12}", re.DOTALL)
@@ -18,7 +23,11 @@ RESERVED_NAMES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 aside in the same folder, then rename over `path`; an OSError leaves what was there before."""
+    """Write UTF-8 aside in the same folder, then rename over `path`; an OSError leaves what was there before.
+
+    A link is followed.
+    """
+    path = path.resolve()
     aside = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         aside.write_text(text, encoding="utf-8", newline="")
@@ -27,22 +36,79 @@ def write_text(path: Path, text: str) -> None:
         aside.unlink(missing_ok=True)
 
 
+def read_object(path: Path, *, remedy: str) -> dict[str, Any]:
+    """The JSON object in a file of ours; ValueError with the file and a remedy for anything else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): {remedy}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__}, not settings by name: {remedy}")
+    return value
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder, which is made where it is missing; OSError where another process holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        remedy = "wait for its end, or take another --out"
+        raise BlockingIOError(f"{folder} is in use by another process: {remedy}") from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+        with suppress(OSError):
+            folder.rmdir()  # where nothing was written
+
+
+@contextmanager
+def place_aside(path: Path) -> Iterator[Path]:
+    """A name beside `path` that is ours alone, gone at the end; what killed processes left beside it goes first.
+
+    A lock beside each such name tells whether its process lives.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{escape(path.name)}.*.lock"):
+        with suppress(Timeout), FileLock(left, timeout=0):
+            remove(left.with_suffix(""))
+            left.unlink(missing_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+    lock = path.with_name(f"{aside.name}.lock")
+    with FileLock(lock):
+        try:
+            yield aside
+        finally:
+            remove(aside)
+            lock.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """A file or a folder, where it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder aside to write into, renamed to `path` at the end, where nothing but an empty folder may be then.
 
-    Two processes with one `path` write apart, and the second to end fails. One that is killed leaves its folder aside.
+    Two processes with one `path` write apart, and the second to end fails.
     Raises: OSError for whatever fails inside, as `whole_folder`.
     """
-    aside = path.with_name(f".partial-{path.name}-{uuid4().hex}")
     try:
-        aside.mkdir(parents=True)
-        yield aside
-        aside.rename(path)
+        with place_aside(path) as aside:
+            aside.mkdir()
+            yield aside
+            aside.rename(path)
     except Exception as error:
         raise not_written(path, error) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager
@@ -50,16 +116,18 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """A folder aside to write into, renamed to `path` at the end; what a killed process left of it is replaced.
 
     What was at `path` is renamed aside and removed when the new one is in its place, so that a failure loses neither; a
-    process killed between the two renames leaves the old one aside, and the next call puts it back first.
+    process killed between the two renames leaves the old one aside, and the next call puts it back first. A link is
+    followed.
     Raises: OSError for whatever fails inside, since a full disk has many names (SafetensorError, RuntimeError).
     """
+    path = path.resolve()
     aside, old = (path.with_name(f".{state}-{path.name}") for state in ("partial", "replaced"))
     try:
         _settle(old, path)
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         yield aside
-        if path.is_dir() and not path.is_symlink():  # over anything else the second rename fails, as it should
+        if path.is_dir():  # over anything else the second rename fails, as it should
             path.rename(old)
         aside.rename(path)
     except Exception as error:

@@ -212,3 +212,17 @@ def test_what_cannot_be_downloaded_is_a_usage_error(skipdit, line, complaint):
     said = skipdit(line)
     assert said.code == 2
     assert said.complaint.startswith(complaint)
+
+
+def test_an_embedded_model_is_described_with_its_classes_numbers_and_commands(skipdit):
+    said = skipdit("models fashion-skip").out
+    assert "7 sneaker" in said
+    assert "N=3, branch 1, taylor 1" in said
+    command = next(line.strip() for line in said.splitlines() if line.strip().startswith("skipdit sample"))
+    assert skipdit(command.removeprefix("skipdit ").replace("--steps 50", "--steps 2").replace('"', "")).code == 0
+
+
+def test_words_of_other_programs_are_answered_with_ours(skipdit):
+    said = skipdit("sample fashion-skip --cfg-scale 4")
+    assert (said.code, said.complaint) == (2, "unknown flag --cfg-scale: did you mean --guidance-scale?")
+    assert "did you mean sneaker?" in skipdit("sample fashion-skip --classes sneker").complaint

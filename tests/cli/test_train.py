@@ -58,13 +58,13 @@ def test_the_trained_model_is_sampled_by_its_folder(skipdit):
 
 def test_an_interrupted_run_says_where_it_goes_on_and_does(skipdit, interrupted_at):
     skipdit(TINY.replace("--out run", "--out through"))
-    interrupted_at(5)
+    interrupted_at(4)
     said = skipdit(TINY)
     assert said.code == INTERRUPTED
-    assert said.complaint == "interrupted; the same command goes on at step 4 of 6"
+    assert said.complaint == "interrupted; the same command goes on at step 5 of 6"
     said = skipdit(TINY)
     assert said.code == 0
-    assert "4/6" in said.err
+    assert "5/6" in said.err
     left = contents()
     for path in ("loss.csv", "model/diffusion_pytorch_model.safetensors", "checkpoint-00000006/ema.safetensors"):
         assert left[f"run/{path}"] == left[f"through/{path}"]

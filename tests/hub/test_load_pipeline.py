@@ -82,7 +82,7 @@ def test_a_vae_from_a_folder_of_its_own_goes_before(tmp_path):
 
 def published(path) -> None:
     """A checkpoint file of the smallest published size, DiT-S/8."""
-    state = DiT.from_size("S/8", num_classes=3).half().state_dict()
+    state = DiT.from_size("S/8", num_classes=10).half().state_dict()
     torch.save({"ema": state}, path) if path.suffix != ".safetensors" else save_file(state, path)
 
 
@@ -90,7 +90,7 @@ def published(path) -> None:
 def test_a_checkpoint_file_of_a_published_size_needs_no_words(tmp_path, name):
     published(tmp_path / name)
     pipe = load_pipeline(str(tmp_path / name))
-    assert pipe.transformer.config.num_classes == 3
+    assert pipe.transformer.config.num_classes == 10
     assert pipe.scheduler.config.variance_type == "learned_range"
 
 
@@ -165,7 +165,7 @@ def set_weights(folder, **changes):
 
 BREAKAGES = {
     "truncated weights": (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:999]), "Unable to load"),
-    "no weights": (lambda f: (f / WEIGHTS).unlink(), f"no file named {WEIGHTS}"),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), f"has no {WEIGHTS}, whole or in parts"),
     "config that is not JSON": (lambda f: (f / "config.json").write_text("{half"), "config.json cannot be read"),
     "config of no names": (lambda f: (f / "config.json").write_text("[1]"), "holds a list"),
     "config of nothing": (lambda f: (f / "config.json").write_text("{}"), "holds a None: a DiT or .* is needed"),
@@ -232,3 +232,52 @@ def test_a_checkpoint_file_goes_through_a_folder_and_back(tmp_path):
     torch.save({"ema": tiny().state_dict()}, tmp_path / "model.pt")
     load_original(tmp_path / "model.pt", num_heads=2).save_pretrained(tmp_path / "model")
     assert torch.equal(drawn(load_pipeline(str(tmp_path / "model"), scheduler="ddim")), latents_of(pipeline()))
+
+
+def test_more_layers_than_the_weights_can_hold_are_refused_before_any_is_built(tmp_path):
+    tiny().save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"depth": 10**7}))
+    with pytest.raises(CheckpointError, match=r"sets depth 10000000, more than its weights of .* bytes hold"):
+        load_pipeline(str(tmp_path))
+    with pytest.raises(ValueError, match="depth is 10000000: it must be at most 1000"):
+        type(tiny()).from_pretrained(tmp_path)
+
+
+# Names of classes, precision and place.
+
+
+def test_classes_have_names(tmp_path):
+    import skipdit
+
+    pipe = skipdit.load_pipeline("fashion-skip", scheduler="ddim")
+    run = {"num_inference_steps": 2, "output_type": "latent", "guidance_scale": 1}
+    images = [
+        pipe(labels, generator=torch.Generator().manual_seed(0), **run).images
+        for labels in (7, "sneaker", ["Sneaker"], [7])
+    ]
+    assert all(torch.equal(image, images[0]) for image in images)
+    with pytest.raises(ValueError, match="class 'sneker' is unknown: did you mean sneaker"):
+        pipe("sneker", **run)
+    pipe.save_pretrained(tmp_path)
+    assert load_pipeline(str(tmp_path)).labels == pipe.labels
+    tiny().save_pretrained(tmp_path / "nameless")
+    with pytest.raises(ValueError, match="class 'dog' is unknown: take an id, 0 to .* classes have no names"):
+        load_pipeline(str(tmp_path / "nameless"))(["dog"])
+
+
+def test_every_part_comes_in_the_dtype_that_is_asked_for():
+    pipe = load_pipeline("emoji-hunyuan", dtype=torch.bfloat16, device="cpu")
+    parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    assert {parameter.dtype for part in parts for parameter in part.parameters()} == {torch.bfloat16}
+
+
+def test_a_model_of_text_called_plainly_draws_at_its_own_size():
+    pipe = load_pipeline("emoji-hunyuan", scheduler="ddim")
+    assert pipe("a red apple", num_inference_steps=1).images[0].size == (64, 64)
+
+
+@pytest.mark.parametrize("name", ["facebook/DiT-XL-2-256", "DiT-XL-2-256"])
+def test_the_name_of_the_hub_is_near_ours(name):
+    with pytest.raises(ValueError, match="did you mean dit-xl-2-256"):
+        load_pipeline(name)

@@ -117,7 +117,8 @@ def folder(tmp_path_factory) -> Folder:
 
 def test_a_published_folder_draws_in_diffusers_own_pipeline_what_it_draws_there(folder):
     ours, theirs = load_pipeline(folder), HunyuanDiTPipeline.from_pretrained(folder)
-    assert (type(ours), type(ours.transformer)) == (HunyuanDiTPipeline, HunyuanDiT)
+    assert isinstance(ours, HunyuanDiTPipeline)
+    assert type(ours.transformer) is HunyuanDiT
     torch.testing.assert_close(drawn(ours), drawn(theirs), rtol=0, atol=1e-5)
 
 

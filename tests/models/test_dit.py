@@ -172,8 +172,12 @@ class TestInputs(DiTSubject):
         assert (guided.null_class, unguided.null_class) == (10, None)
         assert guided.y_embedder.embedding_table.num_embeddings == 11
         assert unguided.y_embedder.embedding_table.num_embeddings == 10
-        with pytest.raises(IndexError):
-            sample(unguided, self.inputs(500) | {"class_labels": torch.tensor([10, 10])})
+        with pytest.raises(ValueError, match=r"class_labels hold \[10\]: a model of 10 classes takes 0 to 9"):
+            sample(unguided, self.inputs(500) | {"class_labels": torch.tensor([10, 9])})
+        with pytest.raises(
+            ValueError, match=r"class_labels hold \[-1, 1000\]: a model of 10 classes takes 0 to 10 .*own"
+        ):
+            sample(guided, self.inputs(500) | {"class_labels": torch.tensor([1000, -1])})
 
     def test_class_and_timestep_are_felt(self):
         model, inputs = self.build(), self.inputs(500)

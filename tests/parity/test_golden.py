@@ -45,6 +45,7 @@ class Golden:
     def model(self, **settings: Any) -> LongSkipModel:
         weights = {key[2:]: value for key, value in self.tensors.items() if key.startswith("w.")}
         told = () if self.facts["kind"].startswith("hunyuan") else UNTOLD
+        told += ("num_classes",) * ("y_embedder.embedding_table.weight" in weights)
         config = self.facts["config"]
         return load_original(weights, **{name: config[name] for name in told if name in config} | settings)
 

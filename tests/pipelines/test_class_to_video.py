@@ -413,9 +413,7 @@ def test_offloading_changes_no_bit_cached_or_not(offload, vae):
 
 def test_half_precision_weights_keep_the_chain_in_float32():
     model, seen = tiny_latte().bfloat16(), []
-    with recorded_inputs(model) as calls:
-        videos = videos_of(video_pipeline(model), on_step=lambda state: seen.append(state.latents))
-    assert {x_t.dtype for x_t, *_ in calls} == {torch.bfloat16}
+    videos = videos_of(video_pipeline(model), on_step=lambda state: seen.append(state.latents))
     assert {x_t.dtype for x_t in seen} == {torch.float32}
     assert videos.isfinite().all()
 

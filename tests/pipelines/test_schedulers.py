@@ -1,5 +1,6 @@
 """Schedulers by name: the published one is exact, and every name runs."""
 
+import diffusers
 import pytest
 import torch
 
@@ -7,7 +8,7 @@ from skipdit import SkipCacheConfig
 from skipdit.caching import plan
 from skipdit.diffusion import NoiseSchedule, respace
 from skipdit.pipelines.schedulers import HUNYUAN_V1_1, HUNYUAN_V1_2, SCHEDULERS, Noise, make_scheduler, set_timesteps
-from tests.pipelines.tiny import latents_of, pipeline
+from tests.pipelines.tiny import latents_of, pipeline, tiny
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -105,3 +106,28 @@ def test_dpmms_is_dpm_in_the_published_spelling_and_timesteps(steps):
 def test_betas_rise_inside_0_to_1(start, end):
     with pytest.raises(ValueError, match=rf"betas go from {start} to {end}: beta_end must lie above beta_start"):
         Noise(beta_start=start, beta_end=end)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "DDIMScheduler", "DDPMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LCMScheduler",
+        "PNDMScheduler", "SASolverScheduler", "UniPCMultistepScheduler",
+    ],
+)  # fmt: skip
+def test_a_scheduler_made_from_the_config_of_another_draws(kind):
+    pipe = pipeline(tiny(in_channels=4), vae=None, scheduler="ddpm")
+    assert pipe.scheduler.config.variance_type == "learned_range"
+    pipe.scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config)
+    drawn = pipe([1], num_inference_steps=4, output_type="latent", generator=torch.Generator().manual_seed(0)).images
+    assert drawn.shape[1] == 4
+    assert drawn.isfinite().all()
+
+
+def test_a_scheduler_of_other_noise_is_refused():
+    pipe = pipeline(tiny(in_channels=4), vae=None, scheduler="ddpm")
+    pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(ValueError, match="scheduler is a FlowMatchEulerDiscreteScheduler, whose noise has no betas"):
+        pipe([1], num_inference_steps=2, output_type="latent")

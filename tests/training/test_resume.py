@@ -12,10 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from skipdit.data.images import digits
+from skipdit.data.sets import DATASETS
+from skipdit.files import alone_in
 from skipdit.training import checkpoint as checkpointing
 from skipdit.training import checkpointed_step, train
-from skipdit.training.loop import start, steps
+from skipdit.training.loop import save, start, steps
 from tests.training.tiny import full_disk, tiny_run
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class Stopped(Exception):
@@ -118,7 +123,7 @@ def test_a_checkpoint_holds_the_run_to_the_bit(tmp_path):
     reports = steps(run)
     for _ in range(3):
         next(reports)
-    saved = checkpointing.save(tmp_path, step=3, model=run.model, ema=run.ema, optimizer=run.optimizer, keep=1)
+    saved = save(run)
     assert sorted(path.name for path in saved.iterdir()) == [
         "ema.safetensors", "model.safetensors", "optimizer.pt", "state.json"
     ]  # fmt: skip
@@ -204,10 +209,90 @@ def test_a_row_of_the_log_that_was_cut_short_is_dropped(tmp_path):
     assert (config.out / "loss.csv").read_bytes() == (tmp_path / "through" / "loss.csv").read_bytes()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_with_a_checkpoint_of_the_present_step(tmp_path, number):
+    train(tiny_run(tmp_path / "through"))
+    config = tiny_run(tmp_path / "stopped")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, on_step=lambda report: signal.raise_signal(number) if report.step == 5 else None)
+    assert checkpointed_step(config.out) == 5
+    train(config)
+    shutil.rmtree(config.out / "checkpoint-00000005")
+    assert same(everything(config.out), everything(tmp_path / "through"))
+
+
+def test_a_run_may_go_on_to_more_steps(tmp_path):
+    train(tiny_run(tmp_path / "through", decay="constant"))
+    train(tiny_run(tmp_path / "grown", decay="constant", steps=6))
+    train(tiny_run(tmp_path / "grown", decay="constant"))
+    grown, through = (load_file(tmp_path / name / "model" / WEIGHTS) for name in ("grown", "through"))
+    assert same(grown, through)
+
+
+def test_a_preview_that_a_kill_prevented_is_drawn_when_the_run_goes_on(tmp_path):
+    drawn, config = [], tiny_run(tmp_path, preview_every=4)
+
+    def die(*_):
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        train(config, preview=die)
+    train(config, preview=lambda model, data, path: drawn.append(path.stem))
+    assert drawn == ["00000004", "00000008", "00000010"]
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    config = tiny_run(tmp_path / "run")
+    with alone_in(config.out), pytest.raises(OSError, match="in use by another process: wait for its end, or take"):
+        train(config)
+    assert not config.out.exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "ema.safetensors", "optimizer.pt", "state.json"])
+def test_a_damaged_file_is_named(tmp_path, name):
+    train(tiny_run(tmp_path))
+    file = tmp_path / "checkpoint-00000010" / name
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(OSError, match=f"{name} cannot be read .*: remove checkpoint-00000010, and the run goes on"):
+        train(tiny_run(tmp_path))
+    shutil.rmtree(file.parent)
+    train(tiny_run(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"model": 5}'])
+def test_damaged_settings_are_named(tmp_path, text):
+    train(tiny_run(tmp_path))
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config.json .*: write the run's settings there again"):
+        train(tiny_run(tmp_path))
+
+
 # Another run.
 
 
-@pytest.mark.parametrize("change", [{"steps": 12}, {"seed": 1}, {"model": {"num_skips": 0}}, {"learning_rate": 1e-4}])
+def test_a_run_on_other_data_is_refused(tmp_path, monkeypatch):
+    train(tiny_run(tmp_path, steps=8))
+    other = digits()
+    other = replace(other, images=255 - other.images)
+    monkeypatch.setitem(DATASETS, "digits", lambda folder: other)
+    with pytest.raises(ValueError, match="digits is not what .*checkpoint-00000008 was trained on"):
+        train(tiny_run(tmp_path))
+
+
+def test_a_copy_that_a_user_keeps_is_no_checkpoint(tmp_path):
+    def keep(report):
+        if report.step == 5:
+            shutil.copytree(tmp_path / "checkpoint-00000004", tmp_path / "checkpoint-00000004-keep")
+
+    train(tiny_run(tmp_path, keep_checkpoints=1), on_step=keep)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint*")) == [
+        "checkpoint-00000004-keep",
+        "checkpoint-00000010",
+    ]
+    assert checkpointed_step(tmp_path) == 10
+
+
+@pytest.mark.parametrize("change", [{"steps": 9}, {"seed": 1}, {"model": {"num_skips": 0}}, {"learning_rate": 1e-4}])
 def test_a_folder_of_another_run_is_refused_and_untouched(tmp_path, change):
     with pytest.raises(Stopped):
         train(tiny_run(tmp_path), on_step=stop_after(5))

@@ -176,11 +176,15 @@ def spare_memory(pipeline: DiffusionPipeline, *, slicing: bool, tiling: bool) ->
 
 def parse(kind: type[T], verb: str, arguments: Sequence[str]) -> T:
     """The arguments of a verb as its dataclass; prints help or a usage error and exits as asked."""
+    for argument in arguments:
+        if (meant := MEANT.get(argument.partition("=")[0])) is not None:
+            raise ValueError(f"unknown flag {argument}: did you mean {meant}?")
     if "cache" in {field.name for field in fields(kind)}:
         arguments = spelled_out(arguments)
     return tyro.cli(kind, prog=f"skipdit {verb}", args=arguments)
 
 
+MEANT = dict.fromkeys(("--cfg", "--cfg-scale", "--cfg_scale", "--guidance"), "--guidance-scale")
 PUBLISHED_FLAGS = {"--cache-step": "--cache.interval", "--cache-at-branch": "--cache.branch", "-N": "--cache.interval"}
 
 

@@ -1,5 +1,6 @@
 """`skipdit models`: the published models and the embedded ones; `skipdit models NAME`: all that is known of one."""
 
+import json
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 WIDTH = 120  # columns of a terminal
 LABEL = 12  # of a line about one model
+EMOJI = "emoji-hunyuan"  # the one of emoji-measured.json
 SUBJECTS = {  # a few of what each task draws
     "class-to-image": "--classes 207 360",
     "text-to-video": '--prompt "a dog"',
@@ -112,7 +114,7 @@ def description(name: str) -> Iterator[str]:
 
 
 def embedded(name: str) -> Iterator[str]:
-    from skipdit.hub.load import embedded_folder, model_config
+    from skipdit.hub.load import embedded_folder, model_config, names_of_classes
     from skipdit.hub.plans import in_words
 
     yield name
@@ -122,9 +124,42 @@ def embedded(name: str) -> Iterator[str]:
             "size": in_words(embedded_size(name)),
             "where": f"in the package: {embedded_folder(name)}",
             "config": settings(model_config(name)),
+            "classes": ", ".join(f"{number} {label}" for number, label in (names_of_classes(name) or {}).items()),
             "more": "weights/README.md: what it was trained on, how, and its numbers",
         }
     )
+    if measured := measurements(name):
+        yield from ("", "numbers (weights/README.md names the machine)")
+        yield from (f"  {line}" for line in table(("", "fewer FLOPs", "PSNR, dB", "SSIM"), measured))
+    yield from ("", "commands")
+    for way, flag in (("original", ""), ("cached", " --cache.interval 3")):
+        yield from (f"  # {way}", folded(f"  {command_of_embedded(name, way)}{flag}"))
+
+
+def measurements(name: str) -> list[tuple[str, ...]]:
+    """What was measured of an embedded model, a row for each cached way to run it."""
+    from skipdit.hub.load import embedded_folder
+
+    rows = []
+    for file in sorted(embedded_folder(name).parent.glob("*measured.json")):
+        found = json.loads(file.read_text("utf-8"))
+        ways = found["models"].get(name, {}) if "models" in found else {EMOJI: found["results"]}.get(name, {})
+        measured = {way: values for way, values in ways.items() if isinstance(values, dict) and values.get("fidelity")}
+        for way, values in measured.items():
+            psnr, ssim = (values["fidelity"][key] for key in ("psnr", "ssim"))
+            rows.append((way, f"{values['predicted_speedup']:.2f}x", f"{psnr:.1f}", f"{ssim:.3f}"))
+    return rows
+
+
+def command_of_embedded(name: str, way: str) -> str:
+    from skipdit.data.moving_digits import caption
+    from skipdit.hub.load import names_of_classes
+
+    suffix = "" if embedded_task(name).endswith("video") else ".png"
+    label = next(iter((names_of_classes(name) or {}).values()), None)
+    prompt = "a red apple" if suffix else caption(1, 3)
+    subject = f'--prompt "{prompt}"' if label is None else f'--classes "{label}"'
+    return f"skipdit sample {name} --scheduler ddim --steps 50 {subject} --out out/{way}{suffix}"
 
 
 def entry(model: "Published") -> Iterator[str]:

@@ -23,7 +23,6 @@ from torch import Tensor
 from skipdit import evaluation
 from skipdit.cli.wanted import Wanted
 from skipdit.evaluation import contact_sheet, grid, to_uint8
-from skipdit.files import write_text
 from skipdit.videos import check_folder, check_target, read_video, write_frames, write_video
 
 FORMATS = {"mp4": ".mp4", "mkv": ".mkv", "webp": ".webp", "gif": ".gif", "frames": ""}
@@ -73,6 +72,7 @@ def picture(image: Tensor) -> Image.Image:
 
 def output_of(config: Any, unit: str) -> Output:
     """ValueError for a suffix that the unit does not have, or a flag that a file of this kind has no use for."""
+    out = config.out.resolve() if config.out.is_symlink() else config.out
     suffix = config.out.suffix
     if suffix not in ("", *FILES[unit]):
         *others, last = FILES[unit]
@@ -81,9 +81,9 @@ def output_of(config: Any, unit: str) -> Output:
         if not used and (value := getattr(config, flag)) is not None:
             raise ValueError(f"{flag} is {value!r}, for which --out {config.out} has no use: leave it out")
     if unit == "image":
-        return Output(config.out, unit, ".png")
+        return Output(out, unit, ".png")
     single = FORMATS[config.format or "mp4"] if not suffix else PART
-    return Output(config.out, unit, single, FPS if config.fps is None else config.fps)
+    return Output(out, unit, single, FPS if config.fps is None else config.fps)
 
 
 def check_output(output: Output, wanted: Iterable[Wanted]) -> None:
@@ -100,22 +100,28 @@ def check_output(output: Output, wanted: Iterable[Wanted]) -> None:
 
 
 def finish(output: Output, wanted: list[Wanted]) -> str:
-    """Make it of the single samples; returns what it is, in words."""
+    """Make it of the single samples; returns what it is, in words.
+
+    It is made in their folder, so that what a kill leaves of it is found and replaced, and renamed when it is whole.
+    """
     number, out = len(wanted), output.out
+    whole, record = output.folder / f".whole{out.suffix}", output.folder / ".whole.json"
     if out == output.folder:
         kind = f" ({output.suffix or 'frames'})"
         return counted(number, "PNG") if output.unit == "image" else counted(number, "video") + kind
     paths = [output.path(sample) for sample in wanted]
     match output.unit, out.suffix:
         case "image", ".png":
-            made = write_grid(paths, out)
+            made = write_grid(paths, whole)
         case "image", ".npz":
-            made = write_npz(paths, out)
+            made = write_npz(paths, whole)
         case "video", ".png":
-            made = write_contact_sheet(paths, out)
+            made = write_contact_sheet(paths, whole)
         case "video", _:
-            made = write_one_video(paths, out, fps=output.fps)
-    write_text(out.with_suffix(".json"), (output.folder / RECORD).read_text(encoding="utf-8"))
+            made = write_one_video(paths, whole, fps=output.fps)
+    shutil.copyfile(output.folder / RECORD, record)
+    whole.replace(out)
+    record.replace(out.with_suffix(".json"))
     shutil.rmtree(output.folder)
     return made
 

@@ -18,7 +18,8 @@ from uuid import uuid4
 
 from skipdit.cli.outputs import RECORD, VIDEO_FILES, Output
 from skipdit.cli.wanted import Wanted
-from skipdit.files import write_text
+from skipdit.files import read_object, write_text
+from skipdit.hub.records import Seen, as_seen
 
 MANIFEST = "manifest.csv"
 UUID = "[0-9a-f]{32}"
@@ -31,7 +32,11 @@ FREE = {  # settings that may change between a run and its continuation: no samp
     "out", "num_images", "num_per_prompt", "batch_size", "device", "compile", "offload", "vae_slicing",
     "prompt", "prompts_file",  # which `prompts` speaks for
     "shard",
+    "files",  # which `other_files` judges
 }  # fmt: skip
+FILES = "files"
+SOURCES = {"model", "vae", "base", "lora"}  # whose files these are
+NUMBERS = ("num_images", "num_per_prompt", "prompts")  # free, but not in what is finished
 
 LATER = {"class_order": "turn", "tf32": False}  # what earlier versions did, and had no name for in run.json
 
@@ -49,9 +54,8 @@ def open_run(output: Output, record: Mapping[str, Any], *, alone: bool = True) -
     if not alone:
         write_where_absent(output.folder / RECORD, as_text(record))
         return check_goes_on(output, record, alone=False)  # what is there now may be that of another shard
-    for entry in output.folder.iterdir():
-        if LEFT.fullmatch(entry.name) and entry.is_file():
-            entry.unlink()
+    for entry in left_behind(output.folder):
+        entry.unlink()
     write_where_new(output.folder / RECORD, as_text(record))
 
 
@@ -89,12 +93,51 @@ def changes(held: Mapping[str, Any], record: Mapping[str, Any], unknown: Sequenc
     """The settings, but for `unknown` ones, for which samples under `held` do not go on with `record`."""
     held, asked = {**LATER, **held}, json.loads(as_text(record))
     changed = [name for name, value in asked.items() if not goes_on(name, held.get(name), value)]
-    return [name for name in changed if name not in unknown]
+    changed = [name for name in changed if name not in unknown]
+    if SOURCES & set(changed):
+        return changed
+    return changed + [f"{path} was replaced" for path in other_files(held.get(FILES), asked.get(FILES))]
 
 
 def goes_on(name: str, held: Any, asked: Any) -> bool:
     """Whether a sample under the new setting is what it was under the old; prompts may be added at the end."""
     return name in FREE or (asked[: len(held)] if name == "prompts" and held else asked) == held
+
+
+def other_files(held: Mapping[str, Any] | None, asked: Mapping[str, Any] | None) -> list[str]:
+    """Files of the model and its parts that are not what they were; earlier versions wrote none down."""
+    if held is None or asked is None:
+        return []
+    before, now = ({path: file["sha256"] for path, file in files.items()} for files in (held, asked))
+    return sorted(path for path in before.keys() | now.keys() if before.get(path) != now.get(path))
+
+
+def recorded_files(output: Output) -> dict[str, Seen]:
+    """The files of the model and its parts, as they were when the samples of an output were drawn."""
+    held: dict[str, Seen] = {}
+    for path in (output.folder / RECORD, output.out.with_suffix(".json")):
+        held |= {name: as_seen(file) for name, file in (read_record(path).get(FILES) or {}).items()}
+    return held
+
+
+def is_finished(output: Output, wanted: Sequence[Wanted], record: Mapping[str, Any]) -> bool:
+    """Whether all that these settings ask for is there, drawn under the same ones."""
+    whole = output.out != output.folder
+    path = output.out.with_suffix(".json") if whole else output.folder / RECORD
+    if not path.exists() or not (output.out.exists() if whole else holds_all(output, wanted)):
+        return False
+    held, asked = read_record(path), json.loads(as_text(record))
+    return not changes(held, record) and all(held.get(name) == asked.get(name) for name in NUMBERS)
+
+
+def holds_all(output: Output, wanted: Sequence[Wanted]) -> bool:
+    """Whether a folder holds every sample and the manifest, and nothing that a kill left there."""
+    listed = not has_manifest(output, wanted) or (output.folder / MANIFEST).exists()
+    return listed and len(output.done(wanted)) == len(wanted) and not left_behind(output.folder)
+
+
+def left_behind(folder: Path) -> list[Path]:
+    return [entry for entry in folder.iterdir() if LEFT.fullmatch(entry.name) and entry.is_file()]
 
 
 def holds_samples(folder: Path) -> bool:
@@ -106,7 +149,7 @@ def holds_samples(folder: Path) -> bool:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_object(path, remedy="take another --out, or remove it") if path.exists() else {}
 
 
 def write_where_absent(path: Path, text: str) -> None:
@@ -129,13 +172,16 @@ def write_where_new(path: Path, text: str) -> None:
 
 def write_manifest(output: Output, wanted: Sequence[Wanted], columns: Mapping[str, Any]) -> None:
     """A line for each sample that is there; none for images of classes, and none for the parts of a file."""
-    of_text = isinstance(wanted[0].subject, str)
-    if output.out != output.folder or (output.unit == "image" and not of_text):
+    if not has_manifest(output, wanted):
         return
-    subject, lines = "prompt" if of_text else "class", io.StringIO()
+    subject, lines = "prompt" if isinstance(wanted[0].subject, str) else "class", io.StringIO()
     table = csv.writer(lines, lineterminator="\n")
     table.writerow(["file", "index", "noise", subject, *columns])
     for sample in output.done(wanted):
         noise = " ".join(map(str, sample.key))
         table.writerow([output.path(sample).name, sample.index, noise, sample.subject, *columns.values()])
     write_where_new(output.folder / MANIFEST, lines.getvalue())
+
+
+def has_manifest(output: Output, wanted: Sequence[Wanted]) -> bool:
+    return output.out == output.folder and (output.unit == "video" or isinstance(wanted[0].subject, str))

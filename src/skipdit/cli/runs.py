@@ -8,9 +8,9 @@ others have written. What is made of all samples (manifest, grid, .npz, video) i
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -25,14 +25,17 @@ from skipdit.cli.flags import check_place, place, shard_of, spare_memory
 from skipdit.cli.outputs import Output
 from skipdit.cli.wanted import Wanted
 from skipdit.evaluation.compare import Way, plan_of
+from skipdit.files import alone_in
 from skipdit.hub import load_pipeline, parts
-from skipdit.hub.load import published_scheduler
+from skipdit.hub.load import files_of, published_scheduler
 from skipdit.hub.lora import load_lora
+from skipdit.hub.records import Seen, snapshot
 from skipdit.hub.sketch import sketch
 from skipdit.pipelines.draw import Settings, draw
 from skipdit.randomness import generator
 
 SOURCE = ("scheduler", "vae", "base", "beta_end", "weights")  # flags that say what is loaded, beside MODEL
+UNKNOWN = ("negative_prompt",)  # to a pipeline without weights: the usual one is the tokenizer's
 Asked = list[tuple[Any, list[str]]]  # each config with its prompts
 
 
@@ -51,6 +54,7 @@ class Run:
     cache: SkipCacheConfig | None
     plan: Plan
     prompts: list[str]
+    files: Mapping[str, Seen] = field(default_factory=dict)  # of the model and its parts, as they lie there
 
     @property
     def record(self) -> dict[str, Any]:
@@ -62,6 +66,7 @@ class Run:
             "fps": self.output.fps,
             "cache": self.cache and self.cache.to_dict(),
             "plan": str(self.plan),
+            "files": {path: asdict(file) for path, file in self.files.items()},
         }
         return asdict(self.config) | asdict(self.settings) | resolved
 
@@ -84,27 +89,45 @@ class Run:
 
 
 def prepared(config: Any) -> list[Run]:
-    """Load the model and refuse what cannot be: before anything is downloaded what needs no weights to be known, and
-    the rest before anything is drawn or written."""
+    """Load the model for the runs that are not finished; none where all are, which is said.
+
+    Raises before downloading if the settings alone rule a run out, else before drawing.
+    """
     config = tasks.with_recipe(config)
     check_place(device=config.device, offload=config.offload)
     asked = [(each, wanted.read_prompts(each)) for each in wanted.one_a_file(config)]
     source = {name: getattr(config, name) for name in SOURCE}
-    check_sketch(config, sketch(config.model, **source), asked)
+    sketched = checked_sketch(config, sketch(config.model, **source), asked)
+    finished = [is_finished(run) for run in sketched]
+    for run, done in zip(sketched, finished):
+        if done:
+            print(f"{run.config.out}: finished already; remove it to draw it anew")
+    asked = [each for each, done in zip(asked, finished) if not done]
+    if not asked:
+        return []
     announce(parts.absent(config.model, vae=config.vae, base=config.base))
-    runs = runs_of(load_pipeline(config.model, **source), asked)
+    runs = [replace(run, files=sketched[0].files) for run in runs_of(load_pipeline(config.model, **source), asked)]
     equip(runs[0].pipeline, config)
     return runs
 
 
-def check_sketch(config: Any, pipeline: DiffusionPipeline, asked: Asked) -> None:
+def checked_sketch(config: Any, pipeline: DiffusionPipeline, asked: Asked) -> list[Run]:
     """Ask a pipeline without weights all that the whole one is asked, and whether its samples go on with others."""
-    for run in runs_of(pipeline, asked):
-        alone, unknown = run.config.shard is None, ["negative_prompt"]  # the usual one is the tokenizer's
-        records.check_goes_on(run.output, run.record, alone=alone, unknown=unknown)
+    runs = runs_of(pipeline, asked)
+    named = [name for name in (config.model, config.vae, config.base, config.lora) if name is not None]
+    before = {path: file for run in runs for path, file in records.recorded_files(run.output).items()}
+    files = snapshot([file for name in named for file in files_of(name)], before)
+    runs = [replace(run, files=files) for run in runs]
+    for run in runs:
+        records.check_goes_on(run.output, run.record, alone=run.config.shard is None, unknown=UNKNOWN)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch, of weights that are copied to none
         add_lora(config, pipeline)
+    return runs
+
+
+def is_finished(run: Run) -> bool:
+    return run.config.shard is None and records.is_finished(run.output, run.samples, run.record)
 
 
 def equip(pipeline: DiffusionPipeline, config: Any) -> None:
@@ -129,6 +152,8 @@ def run_of(config: Any, pipeline: DiffusionPipeline, prompts: list[str]) -> Run:
     """ValueError for what the model cannot do."""
     cache = config.cache.config(tasks.task_of(pipeline), depth=pipeline.transformer.depth)
     unit = tasks.check_flags(config, pipeline)
+    if config.classes and pipeline.transformer.config.get("num_classes"):
+        config = replace(config, classes=tuple(pipeline.check_labels(config.classes)))
     output = outputs.output_of(config, unit)
     samples = wanted.samples_of(config, pipeline, prompts, unit=unit)
     settings = tasks.settings_of(config, pipeline)
@@ -136,6 +161,16 @@ def run_of(config: Any, pipeline: DiffusionPipeline, prompts: list[str]) -> Run:
     spare_memory(pipeline, slicing=config.vae_slicing, tiling=config.vae_tiling)
     outputs.check_output(output, samples)
     return Run(config, pipeline, samples, settings, output, cache, plan_of(pipeline, Way(config.steps, cache)), prompts)
+
+
+@contextmanager
+def held(runs: Sequence[Run]) -> Iterator[None]:
+    """Hold the folders of runs, but for those that others draw shards into; OSError where another process does."""
+    with ExitStack() as stack:
+        for run in runs:
+            if run.config.shard is None:
+                stack.enter_context(alone_in(run.output.folder))
+        yield
 
 
 def begin(run: Run) -> None:

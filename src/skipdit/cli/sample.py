@@ -33,8 +33,8 @@ class Sample:
     .png: a grid of images, or a sheet with a row for each video;
     .mp4, .mkv, .webp, .gif: the video, or a grid of all, playing together;
     .npz: images as uint8 [N, H, W, 3] under arr_0, for the ADM evaluator"""
-    classes: Annotated[tuple[int, ...], left_out("ID [ID ...]", "(default: all)")] = ()
-    """class ids, repeated until there are enough samples"""
+    classes: Annotated[tuple[int | str, ...], left_out("ID|NAME [ID|NAME ...]", "(default: all)")] = ()
+    """class ids, or names (`skipdit models NAME` lists them), repeated until there are enough samples"""
     class_order: Literal["turn", "random"] = "turn"
     """one class after another, or for sample i one at random that (seed, i) alone decides"""
     num_images: Annotated[int | None, left_out("N", "(default: one for each class)", aliases=("--num-samples",))] = None
@@ -113,19 +113,22 @@ def command(arguments: Sequence[str]) -> None:
 def sample(config: Sample) -> None:
     """Draw what `config` says; prints where it went, the plan and the seconds."""
     check(config)
-    from skipdit.cli.runs import begin, draw_missing, finish, prepared
+    from skipdit.cli.runs import begin, draw_missing, finish, held, prepared
 
     runs = prepared(config)
-    for run in runs:
-        begin(run)
+    if not runs:
+        return
     pipeline, cache, plan = runs[0].pipeline, runs[0].cache, runs[0].plan
-    if config.compile:
-        pipeline.transformer.compile()
-    if cache is not None:
-        pipeline.transformer.enable_cache(cache)
-    for run in runs:
-        seconds = draw_missing(run)
-        print(f"{run.config.out}: {finish(run)}, {run.config.steps} {run.config.scheduler} steps in {seconds:.1f} s")
+    with held(runs):
+        for run in runs:
+            begin(run)
+        if config.compile:
+            pipeline.transformer.compile()
+        if cache is not None:
+            pipeline.transformer.enable_cache(cache)
+        for run in runs:
+            seconds, steps = draw_missing(run), f"{run.config.steps} {run.config.scheduler} steps"
+            print(f"{run.config.out}: {finish(run)}, {steps} in {seconds:.1f} s")
     if config.shard is not None:
         print(f"when all shards have ended, the same command without --shard finishes {config.out}")
     if cache is not None:

@@ -3,6 +3,6 @@
 from skipdit.data.emoji import Emoji
 from skipdit.data.images import ImageSet
 from skipdit.data.moving_digits import CaptionedDigits, MovingDigits
-from skipdit.data.sets import DATASETS, Dataset, load
+from skipdit.data.sets import DATASETS, Dataset, digest, load
 
-__all__ = ["DATASETS", "CaptionedDigits", "Dataset", "Emoji", "ImageSet", "MovingDigits", "load"]
+__all__ = ["DATASETS", "CaptionedDigits", "Dataset", "Emoji", "ImageSet", "MovingDigits", "digest", "load"]

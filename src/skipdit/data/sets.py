@@ -4,7 +4,12 @@ Each has a length, `x_0(indices)` in [-1, 1] and `conditions(indices, dropped=..
 all that training asks for.
 """
 
+import hashlib
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from skipdit.data.emoji import Emoji, emoji
 from skipdit.data.images import ImageSet, digits, fashion_mnist
@@ -19,6 +24,17 @@ DATASETS = {
     "captioned-digits": captioned_digits,
     "emoji": emoji,
 }
+
+
+def digest(value: Any) -> str:
+    """A hash of a data set's tensors and names, which tells whether it is the one that a run began with."""
+    if is_dataclass(value):
+        parts = [digest(getattr(value, field.name)) for field in fields(value)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    if isinstance(value, Tensor):
+        content = b"" if value.is_floating_point() else value.contiguous().numpy().tobytes()  # states of text round
+        return hashlib.sha256(content + str(value.shape).encode()).hexdigest()
+    return hashlib.sha256(repr(value).encode()).hexdigest()
 
 
 def load(name: str, *, folder: Path | None = None) -> Dataset:

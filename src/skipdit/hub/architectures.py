@@ -20,20 +20,21 @@ Overrides = Mapping[str, Any]
 
 TASKS = {DiT: "class-to-image", Latte: "class-to-video", LatteT2V: "text-to-video", HunyuanDiT: "text-to-image"}
 LABELS = "y_embedder.embedding_table.weight"
+CLASS_COUNTS = (10, 100, 101, 1000)  # of data sets: CIFAR-10 and -100, UCF101, ImageNet
 PUBLISHED_T2V = (1152, 16)  # width and heads of the one LatteT2V there is
 PUBLISHED_HUNYUAN_RATIO = 4.3637  # of MLP to width 1408, rounded down to 6144
 
 
 def infer_dit(state: State, overrides: Overrides) -> dict[str, Any]:
     """The arguments of `DiT`."""
-    return infer_adaln(state, overrides, blocks_per_layer=1) | {"num_classes": num_classes(state, overrides)}
+    return infer_adaln(state, overrides, blocks_per_layer=1) | classes(state, overrides)
 
 
 def infer_latte(state: State, overrides: Overrides) -> dict[str, Any]:
     """The arguments of `Latte`; without a table of classes it is unconditional."""
     return infer_adaln(state, overrides, blocks_per_layer=2) | {
         "num_frames": shape(state, "temp_embed", dims=3)[1],
-        "num_classes": num_classes(state, overrides) if LABELS in state else 0,
+        **(classes(state, overrides) if LABELS in state else {"num_classes": 0}),
     }
 
 
@@ -142,14 +143,29 @@ def recognised(state: State) -> str:
     for name, architecture in ARCHITECTURES.items():
         if architecture.mark in state:
             return name
-    names = ", ".join(ARCHITECTURES)
-    raise CheckpointError(f"no checkpoint of {names}, by its {len(state)} tensors: pass arch to read what is missing")
+    names, heads = ", ".join(ARCHITECTURES), ", ".join(sorted({key.partition(".")[0] for key in state})[:8])
+    raise CheckpointError(
+        f"no checkpoint of {names}, by its {len(state)} tensors ({heads}, ...): pass arch to read what is missing"
+    )
 
 
-def num_classes(state: State, overrides: Overrides) -> int:
-    """Classes without the null class, which only a model made without class dropout lacks."""
-    has_null = overrides.get("class_dropout_prob", 0.1) > 0
-    return shape(state, LABELS, dims=2)[0] - has_null
+def classes(state: State, overrides: Overrides) -> dict[str, Any]:
+    """The number of classes, and no dropout where the table has no row for a null class.
+
+    The tensors do not tell what the last row is: a table of a row more than a data set has classes ends in a null
+    class, of another size it is asked for. Raises: ValueError, which says how to answer.
+    """
+    rows = shape(state, LABELS, dims=2)[0]
+    if "class_dropout_prob" in overrides:
+        return {"num_classes": rows - (overrides["class_dropout_prob"] > 0)}
+    if overrides.get("num_classes") == rows:
+        return {"num_classes": rows, "class_dropout_prob": 0.0}
+    if "num_classes" in overrides or rows - 1 in CLASS_COUNTS and rows not in CLASS_COUNTS:
+        return {"num_classes": rows - 1}
+    raise ValueError(
+        f"{LABELS} has {rows} rows, for {rows} classes or for {rows - 1} and a null class: pass num_classes={rows} or"
+        f" num_classes={rows - 1}, or `skipdit convert IN OUT --set num_classes=N`"
+    )
 
 
 def shape(state: State, key: str, *, dims: int) -> torch.Size:

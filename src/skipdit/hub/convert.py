@@ -25,9 +25,9 @@ from torch import Tensor
 from skipdit.files import new_folder
 from skipdit.hub import registry
 from skipdit.hub.architectures import ARCHITECTURES, Overrides
-from skipdit.hub.errors import CheckpointError, DamagedCheckpointError, NotFiniteError
+from skipdit.hub.errors import CheckpointError, NotFiniteError
 from skipdit.hub.fetching import located
-from skipdit.hub.folders import PICKLED, WEIGHTS, shard_names
+from skipdit.hub.folders import WEIGHTS, weight_files
 from skipdit.hub.load import (
     CHECKPOINT_SUFFIXES,
     EMBEDDED,
@@ -45,12 +45,12 @@ from skipdit.hub.names import HUNYUAN, NameMap, stock_dit
 from skipdit.hub.original import arch_of, check_finite, check_fit, described, grafts, read, unwrap
 from skipdit.hub.plans import in_words, nearest
 from skipdit.hub.settings import check_overrides, defaults_of, spelled, untold
-from skipdit.hub.spelling import did_you_mean
-from skipdit.hub.streaming import LazyState, LazyTensor, Progress, lazily, save, unseen
+from skipdit.hub.streaming import WRITTEN_SUFFIXES, LazyState, LazyTensor, Progress, lazily, save, unseen
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.base import LongSkipModel
 from skipdit.nn.blocks import NORM_EPS
 from skipdit.nn.embeddings import sincos_2d
+from skipdit.spelling import did_you_mean
 
 LAYOUTS = ("diffusers", "stock", "original")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -160,10 +160,10 @@ def check_target(out: Path, layout: str, wrap: str | None) -> None:
         raise ValueError(f"layout is {layout!r}: take one of {', '.join(LAYOUTS)}")
     if os.path.lexists(out):
         raise ValueError(f"{out} exists: remove it, or name another place to write to")
-    is_file, wrapped = out.suffix in CHECKPOINT_SUFFIXES, "" if wrap is None else f" (wrapped as {wrap}: .pt or .pth)"
+    is_file, wrapped = out.suffix in WRITTEN_SUFFIXES, "" if wrap is None else f" (wrapped as {wrap}: .pt or .pth)"
     if layout == "original" and (not is_file or wrap is not None and out.suffix == ".safetensors"):
         raise ValueError(f"{out} must end in .pt, .pth or .safetensors{wrapped} for the original layout")
-    if layout != "original" and (is_file or wrap is not None):
+    if layout != "original" and (out.suffix in CHECKPOINT_SUFFIXES or wrap is not None):
         at_fault = f"wrap is {wrap!r}" if wrap is not None else f"{out} is named as a file"
         raise ValueError(f"{at_fault}: layout {layout} writes a folder, which has no wrapping and no such suffix")
 
@@ -224,10 +224,10 @@ def read_source(
 def file_source(
     path: Path, *, weights: str | None, arch: str | None, overrides: Overrides, upcycle: int | None
 ) -> Source:
-    found, state = unwrap(read(path), weights)
-    check_overrides(overrides, ARCHITECTURES[arch_of(state, arch)].model)
-    kind, config, state = described(state, arch, overrides)
-    return model_source(kind.model, config, state, to_ours=kind.names, weights=found, upcycle=upcycle)
+    found = unwrap(read(path), weights)
+    check_overrides(overrides, ARCHITECTURES[arch_of(found.state, arch)].model)
+    kind, config, state = described(found.state, arch, overrides, args=found.args)
+    return model_source(kind.model, config, state, to_ours=kind.names, weights=found.name, upcycle=upcycle)
 
 
 def folder_source(folder: Path, *, upcycle: int | None) -> Source:
@@ -275,11 +275,8 @@ def folder_model(folder: Path) -> tuple[type, dict[str, Any]]:
 
 def folder_state(folder: Path) -> dict[str, Tensor]:
     """Every tensor of a folder, from one file or several; none is read before it is used."""
-    names = shard_names(folder) or [name for name in (WEIGHTS, PICKLED) if (folder / name).exists()][:1]
-    if not names:
-        raise DamagedCheckpointError(f"{folder} has no {WEIGHTS}, whole or in parts: copy the folder again")
-    _, state = unwrap({key: tensor for name in names for key, tensor in read(folder / name).items()})
-    return state
+    names = weight_files(folder)
+    return unwrap({key: tensor for name in names for key, tensor in read(folder / name).items()}).state
 
 
 def model_source(

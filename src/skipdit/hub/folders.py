@@ -4,43 +4,87 @@ A file itself may be a link to elsewhere, as in the cache of a hub: whoever made
 """
 
 import json
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from skipdit.hub.errors import DamagedCheckpointError, EscapingNameError, UnsafeCheckpointError
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-PICKLED = "diffusion_pytorch_model.bin"  # what diffusers wrote before safetensors
+STEM = "diffusion_pytorch_model"
+WEIGHTS = f"{STEM}.safetensors"
+KEPT = r"(\.(?P<of_file>\w+))?\.(?P<kind>safetensors|bin)(?P<index>\.index(\.(?P<of_index>\w+))?\.json)?"
 LIBRARIES = ("diffusers", "transformers", "skipdit")  # whose classes parts of a pipeline may be
 
 
+class Kept(NamedTuple):
+    """How a folder keeps its weights: one file or the index of several, "safetensors" or "bin", in which variant."""
+
+    name: str
+    kind: str
+    variant: str | None
+    indexed: bool
+
+
+def kept_weights(folder: Path, stem: str = STEM) -> Kept:
+    """The weights of a folder: safetensors before pickles, and those without a variant (fp16) before those of one.
+
+    Raises: DamagedCheckpointError where there are none, or several variants of which none is the usual one.
+    """
+    found = []
+    for path in folder.glob(f"{stem}.*"):
+        if match := re.fullmatch(re.escape(stem) + KEPT, path.name):
+            variant, indexed = match["of_index"] or match["of_file"], match["index"] is not None
+            found.append(Kept(path.name, match["kind"], variant, indexed))
+    if not found:
+        raise DamagedCheckpointError(f"{folder} has no {stem}.safetensors, whole or in parts: copy the folder again")
+    found.sort(key=lambda kept: (kept.kind != "safetensors", kept.variant is not None, kept.indexed))
+    first = found[0]
+    variants = sorted({kept.variant for kept in found if kept.kind == first.kind and kept.variant})
+    if first.variant and len(variants) > 1:
+        raise DamagedCheckpointError(f"{folder} has the variants {', '.join(variants)}: leave one of them there")
+    return first
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The files of a folder's weights, pickles too: DamagedCheckpointError for one that is missing."""
+    kept = kept_weights(folder)
+    return shards_of(folder / kept.name, kept.kind) if kept.indexed else [kept.name]
+
+
 def shard_names(folder: Path, weights: str = WEIGHTS) -> list[str]:
-    """The files that the index of a folder names, none where it has no index.
+    """The files that the index of a folder names, none where it has no index; errors as `shards_of`."""
+    path = folder / f"{weights}.index.json"
+    return shards_of(path) if path.exists() else []
+
+
+def shards_of(path: Path, kind: str = "safetensors") -> list[str]:
+    """The files that an index names.
 
     Raises: EscapingNameError for one outside the folder, DamagedCheckpointError for one that is missing.
     """
-    path = folder / f"{weights}.index.json"
-    if not path.exists():
-        return []
     names = sorted(set(weight_map(path).values()))
     for name in names:
         check_name(name, path)
-        if not name.endswith(".safetensors"):
-            raise UnsafeCheckpointError(f"{path} names {name!r}: .safetensors files are needed")
-        if not (folder / name).exists():
-            raise DamagedCheckpointError(f"{folder} has no {name}, which {path.name} names: copy the folder again")
+        if not name.endswith(f".{kind}"):
+            raise UnsafeCheckpointError(f"{path} names {name!r}: .{kind} files are needed")
+        if not (path.parent / name).exists():
+            raise DamagedCheckpointError(f"{path.parent} has no {name}, which {path.name} names: copy the folder again")
     return names
 
 
-def check_safetensors(folder: Path) -> None:
-    """UnsafeCheckpointError for weights that are there as a pickle alone, with the command that rewrites them."""
-    kept = any((folder / name).exists() for name in (WEIGHTS, f"{WEIGHTS}.index.json"))
-    if (folder / PICKLED).exists() and not kept:
+def safe_variant(folder: Path, stem: str = STEM) -> str | None:
+    """The variant in which a folder keeps its weights as safetensors, None for the usual one.
+
+    Raises: UnsafeCheckpointError for weights that are there as a pickle alone, with the command that rewrites them.
+    """
+    kept = kept_weights(folder, stem)
+    if kept.kind != "safetensors":
         raise UnsafeCheckpointError(
-            f"{folder} has its weights in {PICKLED}, a pickle: rewrite them with `skipdit convert {folder} OUT`"
+            f"{folder} has its weights in {kept.name}, a pickle: rewrite them with `skipdit convert {folder} OUT`"
         )
+    return kept.variant
 
 
 def weight_map(path: Path) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """One name for a model, however it is kept: embedded, published, a folder or a checkpoint file -> a pipeline."""
 
 import inspect
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -9,37 +8,46 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder, DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import logging
 
+from skipdit.data import moving_digits
+from skipdit.data.images import FASHION_CLASSES
 from skipdit.data.text import minilm, no_progress_bar
+from skipdit.files import read_object
 from skipdit.hub import registry
 from skipdit.hub.architectures import ARCHITECTURES
 from skipdit.hub.fetching import download, located
-from skipdit.hub.folders import check_components, check_safetensors, shard_names
+from skipdit.hub.folders import STEM, check_components, safe_variant, weight_files
 from skipdit.hub.original import CheckpointError, check_finite, first_line, load_original
 from skipdit.hub.parts import absent, autoencoders, bases, check_parts
 from skipdit.hub.registry import Published
-from skipdit.hub.spelling import did_you_mean
 from skipdit.hub.text_parts import check_text_parts, text_encoders
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.base import LongSkipModel
 from skipdit.pipelines import ClassToImagePipeline, ClassToVideoPipeline, PixelAutoencoder
 from skipdit.pipelines.schedulers import BETAS, HUNYUAN_V1_1, HUNYUAN_V1_2, LINEAR, Noise, make_scheduler
+from skipdit.spelling import did_you_mean
 
 EMBEDDED = (
     "fashion-skip", "fashion-dit", "moving-digits-skip", "moving-digits-latte", "captioned-digits-skip",
     "captioned-digits-latte", "emoji-hunyuan",
 )  # fmt: skip
-CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
+CLASS_NAMES = {
+    **dict.fromkeys(("fashion-skip", "fashion-dit"), FASHION_CLASSES),
+    **dict.fromkeys(("moving-digits-skip", "moving-digits-latte"), moving_digits.CLASS_NAMES),
+}
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".bin", ".tar")  # that are read: model.pth.tar
 MODELS = {
     "DiT": DiT, "Latte": Latte, "LatteT2V": LatteT2V, "HunyuanDiT": HunyuanDiT,
-    "LatteTransformer3DModel": LatteT2V, "HunyuanDiT2DModel": HunyuanDiT,  # diffusers' own
 }  # fmt: skip
+MODELS |= {name: kind for kind in MODELS.values() for name in kind.stock_names}
 STOCK_DITS = {  # diffusers' own, by the settings that its config holds at least, and before it had a class of its own
     "DiTTransformer2DModel": {}, "Transformer2DModel": {"norm_type": "ada_norm_zero"},
 }  # fmt: skip
+SETTINGS_SUFFIXES = (".json", ".txt", ".model")  # of configs and tokenizers
 VAES = {
     "AutoencoderKL": AutoencoderKL,
     "AutoencoderKLTemporalDecoder": AutoencoderKLTemporalDecoder,
@@ -55,10 +63,7 @@ PUBLISHED = {  # scheduler and steps
 }  # fmt: skip
 NAMES = (*EMBEDDED, *registry.REGISTRY)
 MINILM_WIDTH = 384
-INERT = {  # settings of diffusers 0.24 at the values that change nothing in Latte
-    "attention_type": "default", "double_self_attention": False, "norm_num_groups": 32, "num_vector_embeds": None,
-    "only_cross_attention": False, "upcast_attention": False, "use_linear_projection": False,
-}  # fmt: skip
+SMALLEST_LAYER = 100  # bytes; its tensors' names alone take more
 
 
 def embedded_folder(name: str) -> Path:
@@ -76,13 +81,15 @@ def load_pipeline(
     base: str | None = None,
     beta_end: float | None = None,
     weights: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
 ) -> DiffusionPipeline:
     """A pipeline from the name of an embedded or a published model, a folder, or a checkpoint file.
 
     A published model (`skipdit models`) is downloaded where it is missing, with the autoencoder or the base that it
     needs. A name is never looked for on the hub by itself.
 
-    Every part computes in float32, whatever its weights are kept in; `pipe.to(dtype)` takes all of them to another.
+    Every part computes in `dtype` on `device`, whatever its weights are kept in.
 
     A DiT comes as `ClassToImagePipeline`, a Latte as `ClassToVideoPipeline`; a LatteT2V and a HunyuanDiT come as
     diffusers' own `LattePipeline` and `HunyuanDiTPipeline`.
@@ -98,6 +105,7 @@ def load_pipeline(
         beta_end: of the noise that the model was trained with. Left out, it is what the pipeline folder says or, for a
             model that comes without a pipeline, the published one of its version (`published_noise`).
         weights: which of a file that has several, as `load_model` takes it.
+        dtype, device: of every part.
 
     Raises:
         ValueError: a name that is none of these, an unknown scheduler, or parts that are missing or not taken.
@@ -115,10 +123,26 @@ def load_pipeline(
     own = path if is_pipeline(path) else None
     sampler = scheduler_for(model, scheduler, folder=own, beta_end=beta_end)
     if type(model) in TEXT_PIPELINES:
-        return text_pipeline(model, sampler, base=own if base is None else locate(base), vae=vae)
-    if vae is None and own is not None and (own / "vae").exists():
-        vae = str(own / "vae")
-    return PIPELINES[type(model)](model, sampler, None if vae is None else load_vae(locate(vae)))
+        pipe = text_pipeline(model, sampler, base=own if base is None else locate(base), vae=vae)
+    else:
+        if vae is None and own is not None and (own / "vae").exists():
+            vae = str(own / "vae")
+        decoder = None if vae is None else load_vae(locate(vae))
+        pipe = PIPELINES[type(model)](model, sampler, decoder, id2label=names_of_classes(source))
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):  # not its own `to`, which warns of every dtype (diffusers 0.42)
+            torch.nn.Module.to(part, device, dtype)
+    return pipe
+
+
+def names_of_classes(source: str) -> dict[int, str] | None:
+    """What the classes of a model are called: of an embedded one, or as the index of a pipeline folder says."""
+    if source in CLASS_NAMES:
+        return dict(enumerate(CLASS_NAMES[source]))
+    index = {} if source in registry.REGISTRY else locate(source)
+    if not index or not is_pipeline(index):
+        return None
+    return read_config(index, "model_index.json").get("id2label")
 
 
 def scheduler_for(
@@ -230,6 +254,17 @@ def locate(source: str) -> Path:
     return embedded_folder(source) if source in EMBEDDED else Path(source)
 
 
+def files_of(source: str) -> list[Path]:
+    """The weights and settings of a model or a part by its name, folder or file; none of what is published.
+
+    What was downloaded has a record of its own.
+    """
+    path = locate(source) if source not in registry.REGISTRY else Path()
+    if source in registry.REGISTRY or path.is_file():
+        return [path][: path.is_file()]
+    return sorted(file for file in path.rglob("*") if file.suffix in (*CHECKPOINT_SUFFIXES, *SETTINGS_SUFFIXES))
+
+
 def is_pipeline(path: Path) -> bool:
     return (path / "model_index.json").exists()
 
@@ -251,7 +286,6 @@ def load_model(source: str, *, weights: str | None = None) -> LongSkipModel:
     folder = path / "transformer" if is_pipeline(path) else path
     if is_pipeline(path) or (folder / "config.json").exists():
         check_one_set(source, weights)
-        check_safetensors(folder)
         return whole(MODELS, folder).float().eval()
     if path.suffix in CHECKPOINT_SUFFIXES and path.exists():
         return load_original(path, weights=weights).float()
@@ -314,17 +348,18 @@ def load_vae(path: Path) -> AutoencoderKL:
 
 def whole(kinds: Mapping[str, type], path: Path):
     """A model of one of `kinds`, but with an error where diffusers warns and draws missing weights at random."""
-    kind = checked_class(kinds, path)
-    shard_names(path)  # which not every diffusers checks
+    kind, variant = checked_class(kinds, path), safe_variant(path)
+    weight_files(path)  # which not every diffusers checks
     try:
         with warnings_off():
             model, keys = kind.from_pretrained(
-                path, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+                path, variant=variant, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
             )
     except MemoryError:
         raise
     except Exception as error:  # whatever diffusers makes of a broken folder
-        raise CheckpointError(f"{path} does not hold a whole {kind.__name__}: {first_line(error)}") from None
+        reason = first_line(error).removeprefix(f"{path} ")
+        raise CheckpointError(f"{path} does not hold a whole {kind.__name__}: {reason}") from None
     for fault in ("missing", "unexpected"):
         if names := sorted(keys[f"{fault}_keys"]):
             raise CheckpointError(f"{path} does not fit its config.json: {len(names)} {fault}: {', '.join(names)}")
@@ -340,11 +375,22 @@ def checked_class(kinds: Mapping[str, type], path: Path) -> type:
         convertible = "DiT" in kinds and is_stock_dit(config)
         remedy = f"rewrite it with `skipdit convert {path} OUT`" if convertible else f"a {' or '.join(kinds)} is needed"
         raise CheckpointError(f"{path} holds a {found}: {remedy}")
+    check_depth(config, path)
     known = arguments(kinds[found])
-    settings = (item for item in config.items() if item not in INERT.items())
+    inert = kinds[found].inert if issubclass(kinds[found], LongSkipModel) else {}
+    settings = (item for item in config.items() if item not in inert.items())
     if unknown := [name for name, _ in settings if name not in known and not name.startswith("_")]:
         raise CheckpointError(f"{path / 'config.json'} sets {', '.join(unknown)}, unknown to {kinds[found].__name__}")
     return kinds[found]
+
+
+def check_depth(config: Mapping[str, Any], folder: Path) -> None:
+    """CheckpointError for more layers than the weights beside a config can hold, before any is built."""
+    size = sum(file.stat().st_size for file in folder.glob(f"{STEM}*"))
+    for name in ("depth", "num_layers"):
+        if size and isinstance(layers := config.get(name), int) and layers * SMALLEST_LAYER > size:
+            fault = f"sets {name} {layers}, more than its weights of {size:,} bytes hold"
+            raise CheckpointError(f"{folder / 'config.json'} {fault}: copy the folder again")
 
 
 def is_stock_dit(config: Mapping[str, Any]) -> bool:
@@ -381,14 +427,10 @@ def no_progress_bars() -> Iterator[None]:
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
-    path = folder / name
     try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}): copy the folder again") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} holds a {type(config).__name__}: it must hold settings by name")
-    return config
+        return read_object(folder / name, remedy="copy the folder again")
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def published_scheduler(model: LongSkipModel) -> str:

@@ -10,13 +10,15 @@ import argparse
 import pickle
 import re
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
-from typing import Any
+from functools import partial, reduce
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -34,12 +36,14 @@ from skipdit.hub.errors import (
     WrongShapeError,
 )
 from skipdit.hub.names import NameMap, State
+from skipdit.hub.own_args import check_args, own_args, told
 from skipdit.hub.streaming import LazyTensor, made
 from skipdit.models.base import LongSkipModel
 
 WRAPPERS = ("ema", "model", "module", "state_dict")  # the averaged weights first: they are what one samples from
 PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile
 LEFTOVERS = {"caption_projection.y_embedding"}  # a buffer of diffusers 0.24 that no model reads
+STORED = zipfile.ZIP_STORED  # torch.save compresses nothing
 PICKLE = b"\x80"  # what pickles of protocol 2 and later begin with
 ZIP = b"PK"
 
@@ -71,11 +75,11 @@ def load_original(
             of no known architecture, has keys and shapes that do not fit, or weights that are no finite numbers.
     """
     checkpoint = copied(source) if isinstance(source, Mapping) else read(Path(source))
-    _, state = unwrap(checkpoint, weights)
-    kind, config, state = described(state, arch, overrides)
+    found = unwrap(checkpoint, weights)
+    kind, config, state = described(found.state, arch, overrides, args=found.args)
     with parameters_on_meta():
         model = kind.model(**config)
-    fill(model, grafted(model, state), names=kind.names)
+    fill(model, in_one_dtype(grafted(model, state)), names=kind.names)
     return model.eval()
 
 
@@ -87,33 +91,48 @@ def arch_of(state: State, arch: str | None) -> str:
 
 
 def described(
-    state: State, arch: str | None, overrides: Overrides
+    state: State, arch: str | None, overrides: Overrides, *, args: Mapping[str, Any] | None = None
 ) -> tuple[Architecture, dict[str, Any], dict[str, Tensor]]:
-    """The architecture, the arguments of its model, and the tensors that it reads."""
-    arch = arch_of(state, arch)
+    """The architecture, the arguments of its model, and the tensors that it reads.
+
+    `args` are those of the training run, where the checkpoint holds them; `overrides` go before them.
+    """
+    arch, args = arch_of(state, arch), {} if args is None else args
     kind = ARCHITECTURES[arch]
-    state = dict(kind.trimmed(state))
+    state, overrides = dict(kind.trimmed(state)), told(args) | dict(overrides)
     try:
-        return kind, kind.infer(state, overrides) | dict(overrides), state
+        config = kind.infer(state, with_classes(args, overrides)) | overrides
     except (KeyError, IndexError) as missing:
         raise MismatchError(f"no {arch} checkpoint: {missing} is missing among {len(state)} tensors") from None
+    check_args({name: value for name, value in args.items() if name not in overrides}, kind.model, config)
+    return kind, config, state
+
+
+def with_classes(args: Mapping[str, Any], overrides: Overrides) -> Overrides:
+    """The overrides, and the number of classes that the run itself was told."""
+    classes = args.get("num_classes")
+    return {"num_classes": classes, **overrides} if isinstance(classes, int) else overrides
 
 
 def read(path: Path) -> Mapping[str, Any]:
     """The dict inside a checkpoint file, whose tensors are read from the disk when they are used.
 
-    Nothing is unpickled but tensors, containers and argparse's Namespace.
+    Nothing is unpickled but tensors, containers and the `HARMLESS` values that training checkpoints have beside them.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: name a .pt or .safetensors file")
+        remedy = "name a .pt or .safetensors file (load_pipeline takes models by name)"
+        raise FileNotFoundError(f"{path} does not exist: {remedy}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: load_pipeline loads it, or from_pretrained of its class")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         check_archive(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        raise UnsafeCheckpointError(f"{path} is refused: {refusal(error)}; ask for it as safetensors") from None
+        remedy = "ask for it as safetensors, or save its tensors alone if it is yours"
+        raise UnsafeCheckpointError(f"{path} is refused: {refusal(error)}; {remedy}") from None
     except (OSError, CheckpointError):
         raise
     except Exception as error:  # a damaged file may fail in any way
@@ -121,10 +140,31 @@ def read(path: Path) -> Mapping[str, Any]:
         raise DamagedCheckpointError(f"{path} cannot be read ({reason}): download or copy it again") from None
 
 
+def plain_dict(factory: type | None = None) -> dict:
+    """In the place of a defaultdict, whose factory nobody calls."""
+    return {}
+
+
+HARMLESS = [  # what `torch.load` may make beside tensors: none of it runs code of the file
+    argparse.Namespace, list, dict, set, int, float,
+    (plain_dict, "collections.defaultdict"),
+    *((PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
+    *((PureWindowsPath, f"{module}.WindowsPath") for module in ("pathlib", "pathlib._local")),
+    np.ndarray, np.dtype, *{type(np.dtype(code)) for code in "?bhilqBHILQefdgFDGSU"},
+    *((made.__reduce__()[0], f"numpy.{core}.multiarray.{made.__reduce__()[0].__name__}")
+      for made in (np.zeros(0), np.float64(0)) for core in ("core", "_core")),
+]  # fmt: skip
+
+
 def check_archive(path: Path) -> None:
-    """Refuse what `torch.save` did not write (plain pickles, torch before 1.6), and what has lost its end."""
+    """Refuse what `torch.save` did not write: plain pickles, torch before 1.6, compressed archives, lost ends."""
     with path.open("rb") as file:
         if zipfile.is_zipfile(file):
+            if any(entry.compress_type != STORED for entry in zipfile.ZipFile(file).infolist()):
+                raise UnsafeCheckpointError(
+                    f"{path} is compressed, which torch.save never does, and may fill the memory: ask for it as"
+                    " safetensors"
+                )
             return
         file.seek(0)
         start = file.read(2)
@@ -148,31 +188,110 @@ def first_line(error: Exception) -> str:
     return (f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first).rstrip(".")
 
 
-def unwrap(checkpoint: Any, weights: str | None = None) -> tuple[str | None, dict[str, Tensor]]:
-    """The flat state dict inside a checkpoint, its keys without the prefixes of wrappers, and where it lay.
+class Unwrapped(NamedTuple):
+    """The flat state dict inside a checkpoint, the name of the set that it was, and what the run was told."""
 
-    `weights` are those of a name; left out, the first of `WRAPPERS` that there is. Raises: ValueError for weights that
-    are not there.
+    name: str | None
+    state: dict[str, Tensor]
+    args: dict[str, Any]
+
+
+def unwrap(checkpoint: Any, weights: str | None = None) -> Unwrapped:
+    """The weights in a checkpoint, their names without prefixes of wrappers and trainers.
+
+    `weights` are those of a name, of the checkpoint or, as Lightning has them, before each tensor's; left out, the
+    first of `WRAPPERS` that holds tensors. Raises: ValueError for weights that are not there.
     """
     if not isinstance(checkpoint, Mapping):
         raise MismatchError(f"the checkpoint is a {type(checkpoint).__name__}: it must be a dict of tensors")
-    there = [name for name in WRAPPERS if isinstance(checkpoint.get(name), Mapping)]
-    if weights is not None and weights not in there:
-        found = f"it holds {', '.join(there)}" if there else "it is flat, so leave weights out"
-        raise ValueError(f"weights is {weights!r}: no such weights in the checkpoint, {found}")
-    name = weights or next(iter(there), None)
-    inner = checkpoint if name is None else checkpoint[name]
-    strays = [str(key) for key, value in inner.items() if not (isinstance(key, str) and is_dense(value))]
-    if not inner:
-        raise EmptyCheckpointError("the checkpoint holds nothing where tensors belong")
-    if strays:
-        raise MismatchError(f"the checkpoint holds {', '.join(strays)} where tensors belong")
+    wrapped = {name: checkpoint[name] for name in WRAPPERS if isinstance(checkpoint.get(name), Mapping)}
+    name = weights if weights in wrapped else first_filled(wrapped)
+    inner = checkpoint if name is None else wrapped[name]
+    check_tensors(inner, [other for other in wrapped if other != name and is_filled(wrapped[other])])
     state = {without_prefix(key): tensor for key, tensor in inner.items()}
-    return name, {key: tensor for key, tensor in state.items() if key not in LEFTOVERS}
+    sets = {other: inside for other in WRAPPERS if (inside := below(state, other))}
+    if weights is not None and weights not in wrapped and weights not in sets:
+        found = f"it holds {', '.join({**wrapped, **sets})}" if wrapped or sets else "it is flat, so leave weights out"
+        raise ValueError(f"weights is {weights!r}: no such weights in the checkpoint, {found}")
+    if sets:
+        name, state = one_set(sets, state, weights=weights, name=name)
+    state = {key: tensor for key, tensor in without_common_prefix(state).items() if key not in LEFTOVERS}
+    return Unwrapped(name, state, own_args(checkpoint))
+
+
+def first_filled(wrapped: Mapping[str, Mapping]) -> str | None:
+    """The first set that holds tensors, with a word of those before it; the first of all where none does."""
+    name = next((name for name, inner in wrapped.items() if is_filled(inner)), next(iter(wrapped), None))
+    if name and (empty := list(wrapped)[: list(wrapped).index(name)]):
+        warnings.warn(f"{', '.join(empty)} holds no tensors by name, so weights is {name!r}: say so", stacklevel=4)
+    return name
+
+
+def is_filled(inner: Mapping) -> bool:
+    return any(map(is_dense, inner.values()))
+
+
+def check_tensors(inner: Mapping[Any, Any], others: list[str]) -> None:
+    """Every value is a tensor by a name, with memory for each of its numbers, and there is one."""
+    remedy = f": take weights (--weights) {' or '.join(others)}" if others else ""
+    if not inner:
+        raise EmptyCheckpointError(f"the checkpoint holds nothing where tensors belong{remedy}")
+    if strays := [str(key) for key, value in inner.items() if not (isinstance(key, str) and is_dense(value))]:
+        raise MismatchError(f"the checkpoint holds {', '.join(strays)} where tensors belong{remedy}")
+    for name, tensor in inner.items():
+        if (held := tensor.untyped_storage().nbytes()) < tensor.nbytes:
+            raise UnsafeCheckpointError(
+                f"{name} is {tensor.nbytes:,} bytes made of {held:,}, which may fill the memory: ask for it as"
+                " safetensors"
+            )
+
+
+def below(state: State, prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix and a dot, without them."""
+    start = f"{prefix}."
+    return {without_prefix(key.removeprefix(start)): tensor for key, tensor in state.items() if key.startswith(start)}
+
+
+def one_set(
+    sets: Mapping[str, dict[str, Tensor]], state: State, *, weights: str | None, name: str | None
+) -> tuple[str | None, dict[str, Tensor]]:
+    """Of sets of weights by their prefixes (model., ema.) the wanted, and its name; MismatchError where others are."""
+    if len(sets) == 1 and sum(map(len, sets.values())) == len(state):
+        return name, next(iter(sets.values()))
+    if weights not in sets and sum(map(len, sets.values())) < len(state):
+        raise MismatchError(
+            f"the names of tensors begin with {', '.join(beginnings(state))}: take weights (--weights)"
+            f" {' or '.join(sets)}, or rename them"
+        )
+    name = weights if weights in sets else next(iter(sets))
+    return name, sets[name]
+
+
+def beginnings(state: State) -> list[str]:
+    return sorted({f"{head}{dot}" for head, dot, _ in (key.partition(".") for key in state)})
+
+
+def without_common_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without what a trainer put before every name, as `net.`, where an architecture is recognised then."""
+    stripped = state
+    while len(heads := beginnings(stripped)) == 1 and heads[0].endswith("."):
+        stripped = below(stripped, heads[0][:-1])
+        if any(architecture.mark in stripped for architecture in ARCHITECTURES.values()):
+            return stripped
+    return state
 
 
 def is_dense(value: Any) -> bool:
     return isinstance(value, Tensor) and value.layout is torch.strided
+
+
+def in_one_dtype(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Tensors of mixed dtypes in the narrowest that holds all of them; those of one as they are."""
+    kinds = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    if len(kinds) < 2:
+        return state
+    wide = reduce(torch.promote_types, (kind if kind.itemsize > 1 else torch.bfloat16 for kind in kinds))
+    return {name: tensor.to(wide) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
 def without_prefix(key: str) -> str:

@@ -87,6 +87,16 @@ def examined(model: Published, root: Path, names: Sequence[str], *, progress: bo
         return {name: seen(root / name, bar) for name in names}
 
 
+def snapshot(files: Sequence[Path], before: Mapping[str, Seen]) -> dict[str, Seen]:
+    """Files as they are, hashed, but for those that have the size and time that they had `before`."""
+    held = {str(path): before.get(str(path)) for path in files}
+    known = {path: file for path, file in held.items() if file and file.unchanged(Path(path))}
+    fresh = [path for path in files if str(path) not in known]
+    total = sum(map(size_of, fresh))
+    with tqdm(total=total, desc="hashing the model", unit="B", unit_scale=True, leave=False, delay=1) as bar:
+        return known | {str(path): seen(path, bar) for path in fresh}
+
+
 def seen(path: Path, bar: tqdm) -> Seen:
     digest, before = hashlib.sha256(), path.stat()
     with path.open("rb") as file:

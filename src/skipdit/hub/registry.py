@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from huggingface_hub import constants
 
 from skipdit.caching.config import SkipCacheConfig
-from skipdit.hub.spelling import did_you_mean
+from skipdit.spelling import did_you_mean
 
 T = TypeVar("T")
 TASKS = ("class-to-image", "class-to-video", "text-to-video", "text-to-image", "part")

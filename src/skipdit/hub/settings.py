@@ -16,8 +16,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from skipdit.hub.architectures import Overrides
 from skipdit.hub.names import State
 from skipdit.hub.original import described
-from skipdit.hub.spelling import did_you_mean
 from skipdit.models.base import LongSkipModel
+from skipdit.spelling import did_you_mean
 
 TAKES = {
     int: "a whole number", float: "a number", str: "a word", bool: "true or false", tuple: "two whole numbers as 32,64",
@@ -57,8 +57,11 @@ def untold(state: State, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     A setting that is None is whatever the tensors tell.
     """
-    settings = {name: value for name, value in settings.items() if value is not None}
-    return {name: value for name, value in settings.items() if not is_told(state, name, settings)}
+    kept = {name: value for name, value in settings.items() if value is not None}
+    for name in list(kept):
+        if is_told(state, name, kept):  # one by one: two settings may each tell the other
+            del kept[name]
+    return kept
 
 
 def is_told(state: State, name: str, settings: Mapping[str, Any]) -> bool:

@@ -31,6 +31,7 @@ from skipdit.hub.load import (
     load_model,
     load_vae,
     locate,
+    names_of_classes,
     read_config,
     reading_minilm,
     scheduler_for,
@@ -78,7 +79,8 @@ def sketch(
     sampler = scheduler_for(model, scheduler, folder=folder, beta_end=beta_end)
     lender = source if folder is not None or (known is not None and is_whole(known)) else None
     if type(model) in PIPELINES:
-        return PIPELINES[type(model)](model, sampler, vae_of(model, vae=vae, lender=lender))
+        decoder = vae_of(model, vae=vae, lender=lender)
+        return PIPELINES[type(model)](model, sampler, decoder, id2label=names_of_classes(source))
     return text_sketch(model, sampler, base=lender if base is None else base, vae=vae)
 
 
@@ -122,8 +124,8 @@ def on_meta(source: str) -> LongSkipModel:
 
 
 def of_file(path: Path, weights: str | None) -> LongSkipModel:
-    _, state = unwrap(read(path), weights)
-    kind, config, state = described(state, None, {})
+    found = unwrap(read(path), weights)
+    kind, config, state = described(found.state, None, {}, args=found.args)
     with torch.device("meta"):
         model = kind.model(**config)
     own = model.state_dict()

@@ -17,12 +17,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
-from uuid import uuid4
 
 import torch
 from torch import Tensor
 
+from skipdit.files import place_aside
+
 ALIGNMENT = 64  # bytes, as torch aligns tensors in its archives, so that they can be mapped
+WRITTEN_SUFFIXES = (".pt", ".pth", ".safetensors")
 FORMAT_VERSION = "3"  # of torch's archives since 1.6
 CODES = {  # dtype: its name in a safetensors header, and its storage in a pickle of torch
     torch.float64: ("F64", torch.DoubleStorage),
@@ -102,9 +104,7 @@ def check_dtypes(state: LazyState) -> None:
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file aside to write into, in the same folder, renamed to `path` when it is whole, over no other."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
+    with place_aside(path) as aside:
         with aside.open("xb") as file:
             yield file
             file.flush()
@@ -112,8 +112,6 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         if os.path.lexists(path):
             raise FileExistsError(f"{path} was made meanwhile: remove it, or name another place to write to")
         aside.rename(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def write_safetensors(state: LazyState, file: BinaryIO, progress: Progress) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from skipdit.data.text import quiet_transformers
 from skipdit.hub.errors import CheckpointError
+from skipdit.hub.folders import kept_weights
 from skipdit.hub.original import check_finite, first_line
 
 ENCODERS = ("text_encoder", "text_encoder_2")
@@ -70,7 +71,11 @@ def encoder(folder: Path, name: str) -> nn.Module:
         kind = getattr(transformers, name)
         with quiet_transformers():  # which else prints a table of what is missing
             model, keys = kind.from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+                folder,
+                local_files_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                variant=kept_weights(folder, "model").variant,
             )
     except (MemoryError, ImportError):
         raise

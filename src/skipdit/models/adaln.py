@@ -60,7 +60,7 @@ class AdaLNTransformer(LongSkipModel):
         self.grid = (height // config.patch_size, width // config.patch_size)
 
         self.x_embedder = PatchEmbed(config.in_channels, config.hidden_size, config.patch_size)
-        self.pos_embed = nn.Parameter(sincos_2d(*self.grid, config.hidden_size)[None], requires_grad=False)
+        self.pos_embed = frozen_table(sincos_2d(*self.grid, config.hidden_size))
         self.t_embedder = TimestepEmbedder(config.hidden_size)
         if config.num_classes:
             self.y_embedder = LabelEmbedder(config.num_classes + (config.class_dropout_prob > 0), config.hidden_size)
@@ -93,6 +93,18 @@ class AdaLNTransformer(LongSkipModel):
         check_image(height, width, self.config.patch_size)
         return height // self.config.patch_size, width // self.config.patch_size
 
+    def embed_classes(self, class_labels: Tensor) -> Tensor:
+        """Class ids [...] as vectors [..., D]; ValueError for one that the table lacks, known on the CPU alone."""
+        try:
+            return self.y_embedder(class_labels)
+        except IndexError:
+            last = self.y_embedder.embedding_table.num_embeddings - 1
+            outside = sorted({label for label in class_labels.flatten().tolist() if not 0 <= label <= last})
+            note = " (DiTPipeline guides by class 1000, skipdit's pipelines by the model's own)" * (1000 in outside)
+            raise ValueError(
+                f"class_labels hold {outside}: a model of {self.config.num_classes} classes takes 0 to {last}{note}"
+            ) from None
+
     def tokens(self, images: Tensor) -> Tensor:
         """Images [B, C, H, W] as patches at their positions, [B, T, D]."""
         return self.x_embedder(images) + self.positions(self.grid_of(images)).to(images.dtype)
@@ -102,6 +114,11 @@ class AdaLNTransformer(LongSkipModel):
         if grid == self.grid:
             return self.pos_embed
         return sincos_2d(*grid, self.config.hidden_size, device=self.pos_embed.device)[None]
+
+
+def frozen_table(positions: Tensor) -> nn.Parameter:
+    """Positions [T, D] as a parameter [1, T, D] of the dtype in which a model is made."""
+    return nn.Parameter(positions[None].to(torch.get_default_dtype()), requires_grad=False)
 
 
 def published_size(name: str) -> dict[str, int]:

@@ -1,8 +1,10 @@
 """What every model of the package shares: the three rooms of `nn`, as a diffusers model that can be cached."""
 
+import inspect
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -13,6 +15,16 @@ from torch import Tensor
 from skipdit.caching.hook import SkipCacheMixin
 from skipdit.nn.rooms import LongSkipTransformer, Rooms
 from skipdit.nn.skips import fuse_skip
+
+PLACE = (  # arguments of `from_pretrained` that say where a config lies
+    "cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token",
+)  # fmt: skip
+TWINS = {  # what one model calls it, as its checkpoints or diffusers do, and what the others do
+    "depth": ("num_layers",), "num_layers": ("depth",), "num_heads": ("num_attention_heads",),
+    "num_attention_heads": ("num_heads",), "num_frames": ("video_length",), "video_length": ("num_frames",),
+    "input_size": ("sample_size",), "learn_sigma": ("out_channels",), "out_channels": ("learn_sigma",),
+}  # fmt: skip
+LISTED = 8  # names of tensors in an error
 
 
 class PublishedWithCard:
@@ -60,12 +72,52 @@ class LongSkipModel(PublishedWithCard, LongSkipTransformer, SkipCacheMixin, Mode
     """A long-skip transformer that saves, loads, caches, offloads, compiles and checkpoints like a diffusers model."""
 
     _supports_gradient_checkpointing = True
+    stock_names: ClassVar[tuple[str, ...]] = ()  # of diffusers' classes with the same tensors
+    inert: ClassVar[Mapping[str, Any]] = {}  # settings of theirs, at the values that change nothing
     channel_dim = 1  # where inputs and outputs have their channels
     _compiled_rooms: Rooms | None = None
+
+    def __new__(cls, *arguments: Any, **settings: Any) -> "LongSkipModel":
+        known = inspect.signature(cls.__init__).parameters
+        for name in settings.keys() - known.keys():
+            if (twin := next((other for other in TWINS.get(name, ()) if other in known), None)) is not None:
+                raise TypeError(f"{cls.__name__} has no {name}: it is called {twin} there")
+        return super().__new__(cls)
 
     def __init__(self) -> None:
         super().__init__()
         self.gradient_checkpointing = False
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Any:
+        """diffusers' own, for folders of this class and of `stock_names`.
+
+        Raises:
+            ValueError: another class, or a setting that this one lacks, of which diffusers makes a model with random
+                weights; or tensors that are missing, but for residual skips that are added.
+        """
+        source = pretrained_model_name_or_path
+        cls.check_config(
+            cls.load_config(source, **{name: options[name] for name in PLACE if name in options}), str(source)
+        )
+        model, keys = super().from_pretrained(source, **options | {"output_loading_info": True})
+        added = "skip_" if model.config.get("fuse") == "residual" else ()  # which change nothing at first
+        if missing := sorted(key for key in keys.get("missing_keys", ()) if not key.startswith(added)):
+            names = ", ".join(missing[:LISTED]) + ", ..." * (len(missing) > LISTED)
+            raise ValueError(f"{source} does not fit its config.json: {len(missing)} missing: {names}")
+        return (model, keys) if options.get("output_loading_info") else model
+
+    @classmethod
+    def check_config(cls, config: Mapping[str, Any], where: str) -> None:
+        """ValueError for the config of another class, or one that sets what this class does not know."""
+        names = [kind.__name__ for kind in cls.__mro__ if issubclass(kind, LongSkipModel)] + [*cls.stock_names]
+        if (found := config.get("_class_name", cls.__name__)) not in names:
+            remedy = "take that class, or rewrite a DiT of diffusers with `skipdit convert FOLDER OUT`"
+            raise ValueError(f"{where} holds a {found}, not a {cls.__name__}: {remedy}")
+        known = inspect.signature(cls.__init__).parameters
+        settings = {name: value for name, value in config.items() if not name.startswith("_") and name not in known}
+        if unknown := [name for name, value in settings.items() if (name, value) not in cls.inert.items()]:
+            raise ValueError(f"{where} sets {', '.join(unknown)}, unknown to {cls.__name__}: take a class that has it")
 
     @property
     def rooms(self) -> Rooms:
@@ -86,6 +138,11 @@ class LongSkipModel(PublishedWithCard, LongSkipTransformer, SkipCacheMixin, Mode
     def fuse(self, index: int, stream: Tensor, skip: Tensor) -> Tensor:
         return fuse_skip(stream, skip, self.skip_norms[index], self.skip_linears[index], fuse=self.config.fuse)
 
+    def taken(self, hidden_states: Tensor, first: torch.nn.Conv2d) -> Tensor:
+        """Inputs in the dtype in which `first` computes; weights kept in one byte are cast when they are used."""
+        kept = first.weight.dtype
+        return hidden_states.to(self.dtype if kept.itemsize == 1 else kept)
+
     def example_inputs(self, batch: int = 1) -> dict[str, Tensor]:
         """Keyword arguments of one call at the model's own size, all zeros, where the model is."""
         raise NotImplementedError
@@ -100,3 +157,12 @@ class LongSkipModel(PublishedWithCard, LongSkipTransformer, SkipCacheMixin, Mode
         state = super().__getstate__()
         state.pop("_compiled_rooms", None)  # bound to this very model
         return state
+
+
+def per_sample(timestep: Tensor | float, samples: Tensor) -> Tensor:
+    """Timesteps [B] for samples [B, ...], from one for each, or one number for all; ValueError for another count."""
+    if not isinstance(timestep, Tensor):
+        timestep = torch.tensor(timestep, dtype=torch.float32, device=samples.device)
+    if timestep.numel() not in (1, len(samples)):
+        raise ValueError(f"timestep has shape {tuple(timestep.shape)}: {len(samples)} samples take 1 or {len(samples)}")
+    return timestep.reshape(-1).expand(len(samples))

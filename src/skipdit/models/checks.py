@@ -2,9 +2,13 @@
 
 from skipdit.nn.skips import FUSES
 
+MOST_LAYERS = 1000  # many more than any transformer has, and few enough to be built in seconds
+
 
 def check_skips(*, depth: int, num_skips: int, fuse: str) -> None:
     check_at_least_one(depth=depth)
+    if depth > MOST_LAYERS:
+        raise ValueError(f"depth is {depth}: it must be at most {MOST_LAYERS}")
     if not 0 <= num_skips <= depth // 2:
         raise ValueError(f"num_skips is {num_skips}: depth {depth} has room for 0 to {depth // 2} skips")
     if fuse not in FUSES:

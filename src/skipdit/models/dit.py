@@ -8,22 +8,25 @@
 
 from typing import NamedTuple
 
+import torch
 from diffusers import ModelMixin  # noqa: F401  (diffusers looks this name up in the module of a saved component)
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor
 
 from skipdit.models.adaln import AdaLNTransformer
+from skipdit.models.base import per_sample
 from skipdit.models.checks import check_at_least_one
 from skipdit.nn.embeddings import unpatchify
 from skipdit.nn.rooms import Seam
 
 
 class DiTContext(NamedTuple):
-    """What every layer of one forward pass is given: the conditioning [B, D] and the token grid (h, w)."""
+    """What every layer of one forward pass is given: the conditioning [B, D], the token grid (h, w), x_t's dtype."""
 
     conditioning: Tensor
     grid: tuple[int, int]
+    dtype: torch.dtype
 
 
 class DiT(AdaLNTransformer):
@@ -68,23 +71,24 @@ class DiT(AdaLNTransformer):
         check_at_least_one(num_classes=num_classes)
         self.assemble()
 
-    def embed(self, hidden_states: Tensor, timestep: Tensor, class_labels: Tensor) -> tuple[Tensor, DiTContext]:
-        stream = self.tokens(hidden_states)
-        conditioning = self.t_embedder(timestep, dtype=stream.dtype) + self.y_embedder(class_labels)
-        return stream, DiTContext(conditioning, self.grid_of(hidden_states))
+    def embed(self, hidden_states: Tensor, timestep: Tensor | float, class_labels: Tensor) -> tuple[Tensor, DiTContext]:
+        stream = self.tokens(self.taken(hidden_states, self.x_embedder.proj))
+        time = self.t_embedder(per_sample(timestep, hidden_states), dtype=stream.dtype)
+        conditioning = time + self.embed_classes(class_labels)
+        return stream, DiTContext(conditioning, self.grid_of(hidden_states), hidden_states.dtype)
 
     def layer(self, index: int, stream: Tensor, context: DiTContext) -> Tensor:
         return self.call_layer(self.blocks[index], stream, context.conditioning)
 
     def unembed(self, stream: Tensor, context: DiTContext) -> Tensor:
-        patches = self.final_layer(stream, context.conditioning)
+        patches = self.final_layer(stream, context.conditioning).to(context.dtype)
         height, width = context.grid
         return unpatchify(patches, height=height, width=width, patch_size=self.config.patch_size)
 
     def forward(
         self,
         hidden_states: Tensor,
-        timestep: Tensor,
+        timestep: Tensor | float,
         class_labels: Tensor,
         return_dict: bool = True,
         *,
@@ -92,7 +96,9 @@ class DiT(AdaLNTransformer):
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Noise and variance [B, 2C, H, W] of x_t [B, C, H, W] at timesteps [B] (0..999) for class ids [B].
 
-        A cache puts its `seam` in the place of the trunk's call.
+        x_t may be of any precision, which the output has too; one timestep may stand for all samples. A cache puts its
+        `seam` in the place of the trunk's call.
+        Raises: ValueError for a class id outside the table, a number of timesteps, or sizes that are no whole patches.
         """
         sample = self.compose(hidden_states=hidden_states, timestep=timestep, class_labels=class_labels, seam=seam)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)

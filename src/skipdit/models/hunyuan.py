@@ -34,7 +34,7 @@ from diffusers.models.normalization import AdaLayerNormContinuous
 from einops import rearrange
 from torch import Tensor, nn
 
-from skipdit.models.base import LongSkipModel
+from skipdit.models.base import LongSkipModel, per_sample
 from skipdit.models.checks import check_at_least_one, check_image, check_prediction_type, check_skips
 from skipdit.nn.blocks import NORM_EPS, xavier_linears, zero
 from skipdit.nn.embeddings import rotary_tables, unpatchify
@@ -104,6 +104,7 @@ class HunyuanDiT(LongSkipModel, AttentionMixin, PeftAdapterMixin):
     _no_split_modules = ["HunyuanDiTBlock"]
     _repeated_blocks = ["HunyuanDiTBlock"]
     _skip_layerwise_casting_patterns = ["pos_embed", "norm", "pooler"]
+    stock_names = ("HunyuanDiT2DModel",)
     constant_inputs = (
         "encoder_hidden_states", "text_embedding_mask", "encoder_hidden_states_t5", "text_embedding_mask_t5",
         "image_meta_size", "style",
@@ -297,7 +298,7 @@ class HunyuanDiT(LongSkipModel, AttentionMixin, PeftAdapterMixin):
     def embed(
         self,
         hidden_states: Tensor,
-        timestep: Tensor,
+        timestep: Tensor | float,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
         controlnet_block_samples: Sequence[Tensor] | None = None,
         constants: HunyuanDiTConstants | None = None,
@@ -310,7 +311,7 @@ class HunyuanDiT(LongSkipModel, AttentionMixin, PeftAdapterMixin):
             raise ValueError(f"controlnet_block_samples are {number}: this model has {self.num_skips} skips, one each")
         stream = self.pos_embed(hidden_states)
         embed = self.time_extra_emb
-        time = embed.timestep_embedder(embed.time_proj(timestep).to(stream.dtype))
+        time = embed.timestep_embedder(embed.time_proj(per_sample(timestep, hidden_states)).to(stream.dtype))
         return stream, HunyuanDiTContext(
             text=constants.text,
             conditioning=time + constants.pooled,
@@ -341,7 +342,7 @@ class HunyuanDiT(LongSkipModel, AttentionMixin, PeftAdapterMixin):
     def forward(
         self,
         hidden_states: Tensor,
-        timestep: Tensor,
+        timestep: Tensor | float,
         encoder_hidden_states: Tensor,
         text_embedding_mask: Tensor,
         encoder_hidden_states_t5: Tensor,
@@ -428,8 +429,8 @@ def given_tables(tables: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
     return tables
 
 
-def warn_of_rounding(timestep: Tensor) -> None:
-    if timestep.dtype == torch.bfloat16:
+def warn_of_rounding(timestep: Tensor | float) -> None:
+    if isinstance(timestep, Tensor) and timestep.dtype == torch.bfloat16:
         warnings.warn(
             "timestep comes in bfloat16, which rounds 991 to 992: give it in float32, or use float16"
             " (HunyuanDiTPipeline takes the dtype of its latents for it: give it latents in float32)",

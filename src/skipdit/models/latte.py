@@ -15,9 +15,10 @@ from diffusers import ModelMixin  # noqa: F401  (diffusers looks this name up in
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
-from skipdit.models.adaln import AdaLNTransformer
+from skipdit.models.adaln import AdaLNTransformer, frozen_table
+from skipdit.models.base import per_sample
 from skipdit.models.checks import check_at_least_one, check_frames
 from skipdit.nn.blocks import xavier_linears
 from skipdit.nn.embeddings import sincos_1d, unpatchify
@@ -28,13 +29,14 @@ class LatteContext(NamedTuple):
     """What every layer of one forward pass is given.
 
     `video` is the conditioning [B, 1, D] of a clip; `spatial` that of its frames, [B, 1, D] where they share one, or
-    [B, F + M, D] with M stills. `frames` is F, `grid` the token grid (h, w).
+    [B, F + M, D] with M stills. `frames` is F, `grid` the token grid (h, w), `dtype` that of x_t.
     """
 
     video: Tensor
     spatial: Tensor
     frames: int
     grid: tuple[int, int]
+    dtype: torch.dtype
 
 
 class Latte(AdaLNTransformer):
@@ -81,8 +83,7 @@ class Latte(AdaLNTransformer):
         self.assemble()
         if num_skips and fuse == "replace":
             xavier_linears(self.skip_linears)  # published for class-to-video; class-to-image keeps PyTorch's default
-        table = sincos_1d(torch.arange(num_frames), hidden_size)
-        self.temp_embed = nn.Parameter(table.float()[None], requires_grad=False)
+        self.temp_embed = frozen_table(sincos_1d(torch.arange(num_frames), hidden_size))
 
     @property
     def leading_sizes(self) -> tuple[int, ...]:
@@ -91,7 +92,7 @@ class Latte(AdaLNTransformer):
     def embed(
         self,
         hidden_states: Tensor,
-        timestep: Tensor,
+        timestep: Tensor | float,
         class_labels: Tensor | None = None,
         num_images: int = 0,
         image_labels: Tensor | None = None,
@@ -99,15 +100,16 @@ class Latte(AdaLNTransformer):
         batch, frames = len(hidden_states), hidden_states.shape[1] - num_images
         check_frames(frames, at_most=self.config.num_frames, num_images=num_images)
         self.check_labels(class_labels, image_labels, num_images)
-        tokens = self.tokens(rearrange(hidden_states, "b f c h w -> (b f) c h w"))
+        pictures = rearrange(hidden_states, "b f c h w -> (b f) c h w")
+        tokens = self.tokens(self.taken(pictures, self.x_embedder.proj))
         stream = rearrange(tokens, "(b f) t d -> b f t d", b=batch)
-        time = self.t_embedder(timestep, dtype=stream.dtype)[:, None]
-        video = time if class_labels is None else time + self.y_embedder(class_labels)[:, None]
+        time = self.t_embedder(per_sample(timestep, hidden_states), dtype=stream.dtype)[:, None]
+        video = time if class_labels is None else time + self.embed_classes(class_labels)[:, None]
         spatial = video
         if num_images:
-            stills = time if image_labels is None else time + self.y_embedder(image_labels)
+            stills = time if image_labels is None else time + self.embed_classes(image_labels)
             spatial = torch.cat([video.expand(-1, frames, -1), stills.expand(-1, num_images, -1)], dim=1)
-        return stream, LatteContext(video, spatial, frames, self.grid_of(hidden_states))
+        return stream, LatteContext(video, spatial, frames, self.grid_of(hidden_states), hidden_states.dtype)
 
     def layer(self, index: int, stream: Tensor, context: LatteContext) -> Tensor:
         spatial, temporal = self.blocks[2 * index], self.blocks[2 * index + 1]
@@ -120,14 +122,14 @@ class Latte(AdaLNTransformer):
         return torch.cat([video, stills], dim=1) if stills.shape[1] else video
 
     def unembed(self, stream: Tensor, context: LatteContext) -> Tensor:
-        patches = self.final_layer(stream, context.spatial)
+        patches = self.final_layer(stream, context.spatial).to(context.dtype)
         height, width = context.grid
         return unpatchify(patches, height=height, width=width, patch_size=self.config.patch_size)
 
     def forward(
         self,
         hidden_states: Tensor,
-        timestep: Tensor,
+        timestep: Tensor | float,
         class_labels: Tensor | None = None,
         return_dict: bool = True,
         *,
@@ -139,8 +141,8 @@ class Latte(AdaLNTransformer):
 
         Args:
             hidden_states: x_t [B, F, C, H, W], F at most `num_frames`; joint training puts M stills behind the frames
-                of each clip, [B, F + M, C, H, W].
-            timestep: [B], 0..999.
+                of each clip, [B, F + M, C, H, W]. Of any precision, which the output has too.
+            timestep: [B], 0..999, or one for all clips.
             class_labels: ids [B] of the clips; None for an unconditional model.
             num_images: M. Stills share no attention with the frames, nor with each other.
             image_labels: ids [B, M] of the stills.

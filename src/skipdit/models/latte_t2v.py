@@ -21,7 +21,7 @@ from diffusers.models.normalization import AdaLayerNormSingle
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from skipdit.models.base import LongSkipModel
+from skipdit.models.base import LongSkipModel, per_sample
 from skipdit.models.checks import check_at_least_one, check_frames, check_image, check_prediction_type, check_skips
 from skipdit.nn.blocks import NORM_EPS, modulate
 from skipdit.nn.embeddings import sincos_1d, unpatchify
@@ -45,7 +45,7 @@ class LatteT2VContext(NamedTuple):
 
     `text` [(B N), S, D] and its bias [(B N), 1, S] or None for each of the N = F (+ M) pictures; `spatial_time`
     [(B N), 6 D] and `temporal_time` [(B T), 6 D]; `embedded_time` [B, 1, D] for the output; `frames` is F and `grid`
-    (h, w).
+    (h, w), `dtype` that of x_t.
     """
 
     text: Tensor
@@ -56,6 +56,7 @@ class LatteT2VContext(NamedTuple):
     frames: int
     grid: tuple[int, int]
     temporal: bool
+    dtype: torch.dtype
 
 
 class LatteT2V(LongSkipModel):
@@ -77,6 +78,11 @@ class LatteT2V(LongSkipModel):
     _repeated_blocks = ["BasicTransformerBlock"]
     _skip_layerwise_casting_patterns = ["pos_embed", "norm"]
     _keys_to_ignore_on_load_unexpected = ["caption_projection.y_embedding"]  # an unused buffer of old checkpoints
+    stock_names = ("LatteTransformer3DModel",)
+    inert = {  # of diffusers 0.24
+        "attention_type": "default", "double_self_attention": False, "norm_num_groups": 32, "num_vector_embeds": None,
+        "only_cross_attention": False, "upcast_attention": False, "use_linear_projection": False,
+    }  # fmt: skip
     constant_inputs = ("encoder_hidden_states", "encoder_attention_mask", "num_images")
 
     @register_to_config
@@ -170,10 +176,11 @@ class LatteT2V(LongSkipModel):
         stills, pictures = num_images or 0, hidden_states.shape[2]
         check_frames(pictures - stills, at_most=self.config.video_length, num_images=stills)
         check_text(encoder_hidden_states, encoder_attention_mask, num_images=stills)
-        text = per_picture(self.caption_projection(encoder_hidden_states), frames=pictures - stills, pictures=pictures)
+        states = self.caption_projection(self.taken(encoder_hidden_states, self.pos_embed.proj))
+        text = per_picture(states, frames=pictures - stills, pictures=pictures)
         if encoder_attention_mask is None:
             return LatteT2VConstants(text, None)
-        bias = encoder_attention_mask.to(hidden_states.dtype)
+        bias = self.taken(encoder_attention_mask, self.pos_embed.proj)
         if is_bias(encoder_attention_mask, num_images=stills):
             return LatteT2VConstants(text, repeat(bias, "b 1 s -> (b f) 1 s", f=pictures))
         mask = per_picture(bias[..., None], frames=pictures - stills, pictures=pictures)
@@ -182,7 +189,7 @@ class LatteT2V(LongSkipModel):
     def embed(
         self,
         hidden_states: Tensor,
-        timestep: Tensor,
+        timestep: Tensor | float,
         encoder_hidden_states: Tensor,
         encoder_attention_mask: Tensor | None = None,
         enable_temporal_attentions: bool = True,
@@ -194,9 +201,11 @@ class LatteT2V(LongSkipModel):
         check_image(height, width, patch)
         if constants is None:
             constants = self.constants(hidden_states, encoder_hidden_states, encoder_attention_mask, num_images)
-        tokens = self.pos_embed(rearrange(hidden_states, "b c f h w -> (b f) c h w"))
+        pictured = rearrange(hidden_states, "b c f h w -> (b f) c h w")
+        tokens = self.pos_embed(self.taken(pictured, self.pos_embed.proj))
         stream = rearrange(tokens, "(b f) t d -> b f t d", b=batch)
-        time, embedded = self.adaln_single(timestep, batch_size=batch, hidden_dtype=stream.dtype)
+        timesteps = per_sample(timestep, hidden_states)
+        time, embedded = self.adaln_single(timesteps, batch_size=batch, hidden_dtype=stream.dtype)
         return stream, LatteT2VContext(
             text=constants.text,
             text_bias=constants.text_bias,
@@ -206,6 +215,7 @@ class LatteT2V(LongSkipModel):
             frames=frames,
             grid=(height // patch, width // patch),
             temporal=enable_temporal_attentions,
+            dtype=hidden_states.dtype,
         )
 
     def layer(self, index: int, stream: Tensor, context: LatteT2VContext) -> Tensor:
@@ -228,7 +238,7 @@ class LatteT2V(LongSkipModel):
 
     def unembed(self, stream: Tensor, context: LatteT2VContext) -> Tensor:
         shift, scale = (self.scale_shift_table + context.embedded_time).chunk(2, dim=1)  # [B, 1, D] each
-        patches = self.proj_out(modulate(stream, shift, scale))
+        patches = self.proj_out(modulate(stream, shift, scale)).to(context.dtype)
         height, width = context.grid
         frames = unpatchify(patches, height=height, width=width, patch_size=self.config.patch_size)
         return rearrange(frames, "b f c h w -> b c f h w")
@@ -236,7 +246,7 @@ class LatteT2V(LongSkipModel):
     def forward(
         self,
         hidden_states: Tensor,
-        timestep: Tensor,
+        timestep: Tensor | float,
         encoder_hidden_states: Tensor,
         encoder_attention_mask: Tensor | None = None,
         enable_temporal_attentions: bool = True,
@@ -249,8 +259,8 @@ class LatteT2V(LongSkipModel):
 
         Args:
             hidden_states: x_t [B, C, F, H, W], F at most `video_length`; joint training puts M stills behind the frames
-                of each clip, [B, C, F + M, H, W].
-            timestep: [B], 0..999.
+                of each clip, [B, C, F + M, H, W]. Of any precision, which the output has too.
+            timestep: [B], 0..999, or one for all clips.
             encoder_hidden_states: token states [B, S, caption_channels]; with stills [B, 1 + M, S, caption_channels],
                 the clip's text and one for each still.
             encoder_attention_mask: 1 where a token counts and 0 where it is padding, [B, S] or [B, 1 + M, S]; without

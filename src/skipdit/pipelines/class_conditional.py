@@ -7,13 +7,14 @@ and `on_step` see them on the model's own `channel_dim`.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from skipdit.diffusion import guided
 from skipdit.models.adaln import AdaLNTransformer
 from skipdit.models.base import PublishedWithCard
 from skipdit.pipelines.schedulers import set_timesteps
+from skipdit.spelling import did_you_mean
 
 LEARNED_VARIANCES = ("learned", "learned_range")
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -61,9 +63,21 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
     _optional_components = ["vae"]
     unit = "label"
 
-    def __init__(self, transformer: AdaLNTransformer, scheduler: SchedulerMixin, vae: nn.Module | None = None):
+    def __init__(
+        self,
+        transformer: AdaLNTransformer,
+        scheduler: SchedulerMixin,
+        vae: nn.Module | None = None,
+        id2label: Mapping[int, str] | None = None,
+    ):
         super().__init__()
         self.register_modules(transformer=transformer, scheduler=scheduler, vae=vae)
+        self.register_to_config(id2label=None if id2label is None else {str(key): id2label[key] for key in id2label})
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Class ids by name, as in diffusers' DiTPipeline; empty where nobody said what they are called."""
+        return {name: int(number) for number, name in (self.config.id2label or {}).items()}
 
     def sample(
         self, shape: tuple[int, ...], labels: list[int] | None, *, guidance: Guidance, num_inference_steps: int,
@@ -78,12 +92,12 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
         draw = {"generator": generator} if "generator" in step_arguments(self.scheduler) else {}
         for step, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             model_input = torch.cat([latents] * 2) if guidance.is_on else latents
-            model_input = self.scheduler.scale_model_input(model_input, t).to(self.transformer.dtype).movedim(1, axis)
+            model_input = self.scheduler.scale_model_input(model_input, t).movedim(1, axis)
             with self.transformer.cache_context(
                 "default", step_index=step, num_inference_steps=len(timesteps), timestep=timesteps[step]
             ):
                 output = self.transformer(model_input, t.expand(len(model_input)), class_ids, return_dict=False)[0]
-            prediction = self.predict(output.float().movedim(axis, 1), guidance)
+            prediction = self.predict(output.movedim(axis, 1), guidance)
             latents = self.scheduler.step(prediction, t, latents, **draw).prev_sample
             if on_step is not None:
                 on_step(StepState(step, timesteps[step], latents.movedim(1, axis)))
@@ -103,8 +117,7 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
                 conditional, unconditional, scale=guidance.scale, eps_channels=noise_channels,
                 channels=None if guidance.channels == "all" else guidance.channels,
             )  # fmt: skip
-        learned = getattr(self.scheduler.config, "variance_type", None) in LEARNED_VARIANCES
-        return output if learned else output[:, :noise_channels]
+        return output if learns_variance(self.scheduler) else output[:, :noise_channels]
 
     def prepare_latents(self, shape: tuple[int, ...], generator: Generators, latents: Tensor | None) -> Tensor:
         """Starting noise in float32 at the scheduler's scale."""
@@ -142,7 +155,10 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
             return array
         return self.numpy_to_pil(array) if array.ndim == 4 else [self.numpy_to_pil(video) for video in array]
 
-    def check_labels(self, labels: list[int]) -> list[int]:
+    def check_labels(self, class_labels: Sequence[int | str] | int | str) -> list[int]:
+        """Class ids of ids and names; ValueError for one that this model does not have."""
+        one = isinstance(class_labels, int | str)
+        labels = [self.class_id(label) for label in ([class_labels] if one else class_labels)]
         null = self.transformer.null_class
         last = self.transformer.config.num_classes - 1 if null is None else null
         for label in labels:
@@ -152,6 +168,16 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
         if not labels:
             raise ValueError("class_labels are empty: name at least one class id")
         return labels
+
+    def class_id(self, label: int | str) -> int:
+        if not isinstance(label, str):
+            return int(label)
+        known = {name.casefold(): number for name, number in self.labels.items()}
+        if (number := known.get(label.casefold())) is None:
+            near, last = did_you_mean(label, self.labels), self.transformer.config.num_classes - 1
+            named = f", or one of {', '.join(self.labels)}" if known else ", for this model's classes have no names"
+            raise ValueError(f"class {label!r} is unknown: {near}take an id, 0 to {last}{named}")
+        return number
 
     def check_guidance(self, scale: float, channels: Channels) -> Guidance:
         most = self.transformer.config.in_channels
@@ -168,6 +194,9 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
         if isinstance(generator, list) and len(generator) != count:
             given = f"{len(generator)} generators for {count} {self.unit}s"
             raise ValueError(f"{given}: give one, or one for each {self.unit}")
+        if "beta_start" not in inspect.signature(type(self.scheduler).__init__).parameters:
+            kind = type(self.scheduler).__name__
+            raise ValueError(f"scheduler is a {kind}, whose noise has no betas as this model's: take another")
         said, read = self.transformer.config.prediction_type, self.scheduler.config.get("prediction_type", "epsilon")
         if said != read:
             raise ValueError(f"prediction_type is {said!r} in the model and {read!r} in the scheduler: make them agree")
@@ -185,6 +214,18 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
         if self.vae is not None and self.vae.config.latent_channels != channels:
             taken = self.vae.config.latent_channels
             raise ValueError(f"the model draws {channels} channels, its vae takes {taken}: give the vae of its latents")
+
+
+def learns_variance(scheduler: SchedulerMixin) -> bool:
+    """Whether a scheduler takes a model's variance; one that does not is told so, whatever config it was made from.
+
+    Of diffusers' schedulers DDPM alone does: others would take three channels of latents for it, or raise.
+    """
+    told = scheduler.config.get("variance_type") in LEARNED_VARIANCES
+    takes = isinstance(scheduler, DDPMScheduler)
+    if told and not takes:
+        scheduler.register_to_config(variance_type=None)
+    return told and takes
 
 
 def step_arguments(scheduler: SchedulerMixin) -> set[str]:

@@ -1,6 +1,6 @@
 """Class ids -> images, by any diffusers scheduler, in pixels or in the latents of a VAE."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -30,14 +30,15 @@ class ClassToImagePipeline(ClassConditionalPipeline):
     """
 
     def __init__(
-        self, transformer: DiT, scheduler: SchedulerMixin, vae: AutoencoderKL | PixelAutoencoder | None = None
-    ):
-        super().__init__(transformer, scheduler, vae)
+        self, transformer: DiT, scheduler: SchedulerMixin, vae: AutoencoderKL | PixelAutoencoder | None = None,
+        id2label: Mapping[int, str] | None = None,
+    ):  # fmt: skip
+        super().__init__(transformer, scheduler, vae, id2label)
 
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: Sequence[int] | int,
+        class_labels: Sequence[int | str] | int | str,
         *,
         guidance_scale: float = 4.0,
         guidance_channels: Channels = "all",
@@ -53,7 +54,8 @@ class ClassToImagePipeline(ClassConditionalPipeline):
         """Draw one image for each class id.
 
         Args:
-            class_labels: ids in 0 .. num_classes - 1; the null class, num_classes, draws without a class.
+            class_labels: ids in 0 .. num_classes - 1, or names of `labels`; the null class, num_classes, draws without
+                a class.
             guidance_scale: classifier-free guidance, off at 1.
             guidance_channels: "all", or how many noise channels are guided (3 in the published DiT).
             height, width: of the image in pixels; the model's `sample_size` where they are left out.
@@ -65,7 +67,7 @@ class ClassToImagePipeline(ClassConditionalPipeline):
         Raises:
             ValueError: for ids, guidance, sizes or an output type out of their bounds.
         """
-        labels = self.check_labels([class_labels] if isinstance(class_labels, int) else list(class_labels))
+        labels = self.check_labels(class_labels)
         guidance = self.check_guidance(guidance_scale, guidance_channels)
         self.check_output(output_type)
         self.check_run(len(labels), generator=generator, num_inference_steps=num_inference_steps)

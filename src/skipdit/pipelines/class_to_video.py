@@ -1,7 +1,7 @@
 """Class ids -> videos, or videos of no class, by any diffusers scheduler, in pixels or in the latents of a VAE."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -40,13 +40,14 @@ class ClassToVideoPipeline(ClassConditionalPipeline):
     def __init__(
         self, transformer: Latte, scheduler: SchedulerMixin,
         vae: AutoencoderKL | AutoencoderKLTemporalDecoder | PixelAutoencoder | None = None,
+        id2label: Mapping[int, str] | None = None,
     ):  # fmt: skip
-        super().__init__(transformer, scheduler, vae)
+        super().__init__(transformer, scheduler, vae, id2label)
 
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: Sequence[int] | int | None = None,
+        class_labels: Sequence[int | str] | int | str | None = None,
         *,
         num_videos: int | None = None,
         guidance_scale: float | None = None,
@@ -65,8 +66,8 @@ class ClassToVideoPipeline(ClassConditionalPipeline):
         """Draw one video for each class id, or `num_videos` with an unconditional model.
 
         Args:
-            class_labels: ids in 0 .. num_classes - 1; the null class, num_classes, draws without a class. An
-                unconditional model takes none.
+            class_labels: ids in 0 .. num_classes - 1, or names of `labels`; the null class, num_classes, draws without
+                a class. An unconditional model takes none.
             num_videos: of an unconditional model, 1 where it is left out; otherwise there is one for each id.
             guidance_scale: classifier-free guidance, off at 1. Left out, it is the published 7 for a model with a null
                 class, and 1 for one without, which cannot be guided.
@@ -107,7 +108,9 @@ class ClassToVideoPipeline(ClassConditionalPipeline):
         """The guidance scale of a run that names none."""
         return 1.0 if self.transformer.null_class is None else GUIDANCE_SCALE
 
-    def labels_of(self, class_labels: Sequence[int] | int | None, num_videos: int | None) -> list[int] | None:
+    def labels_of(
+        self, class_labels: Sequence[int | str] | int | str | None, num_videos: int | None
+    ) -> list[int] | None:
         """The class ids as a list, None for an unconditional model; ValueError where the model and they disagree."""
         classes = self.transformer.config.num_classes
         if not classes:
@@ -119,7 +122,7 @@ class ClassToVideoPipeline(ClassConditionalPipeline):
             raise ValueError(f"class_labels are missing for a model of {classes} classes: give one id for each video")
         if num_videos is not None:
             raise ValueError(f"num_videos is {num_videos}, but each class id draws one video: leave it out")
-        return self.check_labels([class_labels] if isinstance(class_labels, int) else list(class_labels))
+        return self.check_labels(class_labels)
 
     def decode_videos(self, latents: Tensor, chunk_size: int) -> Tensor:
         """Latents [B, F, C, H, W] -> videos [B, F, 3, H, W]; no chunk holds frames of two videos."""

@@ -135,12 +135,12 @@ def make_scheduler(
 def set_timesteps(scheduler: SchedulerMixin, steps: int, *, device: torch.device | str = "cpu") -> list[float]:
     """Set the timesteps of a run and return them as numbers, one for each call of the model.
 
-    Raises: ValueError where they leave the training chain or rise: diffusers' "trailing" spacing rounds some numbers of
-    steps (61, 103, 121, ...) to a list that ends at -1.
+    Raises: ValueError where they leave the training chain or rise by more than rounding: diffusers' "trailing" spacing
+    rounds some numbers of steps (61, 103, 121, ...) to a list that ends at -1.
     """
     scheduler.set_timesteps(steps, device=device)
     timesteps = scheduler.timesteps.tolist()
-    if timesteps[-1] < 0 or any(later > earlier for earlier, later in pairwise(timesteps)):
+    if timesteps[-1] < 0 or any(later >= earlier + 1 for earlier, later in pairwise(timesteps)):
         name = type(scheduler).__name__
         raise ValueError(f"{steps} steps of {name} end at timestep {timesteps[-1]}: take {steps - 1} or {steps + 1}")
     return timesteps

@@ -3,6 +3,9 @@
 The pipeline brings CLIP's image processor along, which takes time and says so where torchvision is missing.
 """
 
+from functools import wraps
+from typing import Any
+
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
@@ -23,16 +26,29 @@ from skipdit.pipelines.draw import (
 )
 
 with quiet_transformers():
-    from diffusers import HunyuanDiTPipeline
+    from diffusers import HunyuanDiTPipeline as Published
+    from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import SUPPORTED_SHAPE
 
 ORIGINAL_SIZE = (1024, 1024)  # diffusers' own
 
-draw.register(HunyuanDiTPipeline, draw_texts)
+
+class HunyuanDiTPipeline(Published):
+    """diffusers' own, by its name, but a model of another size than the published ones draws at its own."""
+
+    @wraps(Published.__call__)
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        side = self.default_sample_size * self.vae_scale_factor
+        if (side, side) not in SUPPORTED_SHAPE:  # to one of which every size is taken else
+            settings = {"use_resolution_binning": False, **settings}
+        return super().__call__(*arguments, **settings)
+
+
+draw.register(Published, draw_texts)
 
 
 @draw_text.register
 @torch.no_grad()
-def draw_images_of_text(pipeline: HunyuanDiTPipeline, prompt, noise, settings, on_step) -> Tensor:
+def draw_images_of_text(pipeline: Published, prompt, noise, settings, on_step) -> Tensor:
     """Latents, and so the timesteps that the pipeline casts to their type, are float32 whatever the model is."""
     config, scale = pipeline.transformer.config, pipeline.vae_scale_factor
     height, width = (side or config.sample_size * scale for side in (settings.height, settings.width))
@@ -59,7 +75,7 @@ def draw_images_of_text(pipeline: HunyuanDiTPipeline, prompt, noise, settings, o
     return pipeline.image_processor.postprocess(pictures, output_type="pt", do_denormalize=spread).cpu()
 
 
-def encoded(pipeline: HunyuanDiTPipeline, prompt: str, settings: Settings, *, copies: int) -> dict[str, Tensor | None]:
+def encoded(pipeline: Published, prompt: str, settings: Settings, *, copies: int) -> dict[str, Tensor | None]:
     """The text of both encoders as the pipeline takes it, the same for all copies; none to keep away from unguided."""
     guides, texts = settings.guidance_scale > 1, {}
     for index, suffix in enumerate(("", "_2")):
@@ -73,7 +89,7 @@ def encoded(pipeline: HunyuanDiTPipeline, prompt: str, settings: Settings, *, co
 
 
 @check.register
-def check_texts_of_images(pipeline: HunyuanDiTPipeline, subjects, settings) -> None:
+def check_texts_of_images(pipeline: Published, subjects, settings) -> None:
     """The BERT reads the first 77 tokens alone, as published; the T5 must read them all."""
     check_text_guidance(settings)
     check_text_size(pipeline, settings, multiple_of=16)
@@ -84,7 +100,7 @@ def check_texts_of_images(pipeline: HunyuanDiTPipeline, subjects, settings) -> N
     check_lengths(lambda prompt: len(pipeline.tokenizer_2(prompt).input_ids), texts, at_most=longest_text)
 
 
-def check_original_size(pipeline: HunyuanDiTPipeline, size: tuple[int, int] | None) -> None:
+def check_original_size(pipeline: Published, size: tuple[int, int] | None) -> None:
     """Models up to version 1.1 are told of which size a picture was before it was scaled."""
     if size is None:
         return

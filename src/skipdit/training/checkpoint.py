@@ -4,8 +4,10 @@
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,10 +18,13 @@ from skipdit.training.ema import EMA
 from skipdit.training.optimizer import Optimizer
 
 PREFIX = "checkpoint-"
+NAME = re.compile(rf"{PREFIX}\d{{8}}")
 
 
-def save(folder: Path, *, step: int, model: nn.Module, ema: EMA, optimizer: Optimizer, keep: int) -> Path:
-    """Write the state after `step` steps, then drop all but the `keep` newest checkpoints.
+def save(
+    folder: Path, *, step: int, model: nn.Module, ema: EMA, optimizer: Optimizer, keep: int, beside: dict[str, Any]
+) -> Path:
+    """Write the state after `step` steps, and what stands `beside` it, then drop all but the `keep` newest checkpoints.
 
     Raises: OSError when the disk is full; the run's older checkpoints are untouched and no half-written one is left.
     """
@@ -29,23 +34,39 @@ def save(folder: Path, *, step: int, model: nn.Module, ema: EMA, optimizer: Opti
         save_file(weights, partial / "model.safetensors")
         save_file(ema.weights, partial / "ema.safetensors")
         torch.save(optimizer.state_dict(), partial / "optimizer.pt")
-        (partial / "state.json").write_text(json.dumps({"step": step}))
+        (partial / "state.json").write_text(json.dumps({"step": step, **beside}))
     for stale in checkpoints(folder)[:-keep]:
         shutil.rmtree(stale)
     return final
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first."""
-    return sorted(folder.glob(f"{PREFIX}*"))
+    """The checkpoints of a run, oldest first; a user's copies under other names are none."""
+    return sorted(path for path in folder.glob(f"{PREFIX}*") if NAME.fullmatch(path.name))
 
 
-def load(path: Path, *, model: nn.Module, ema: EMA, optimizer: Optimizer) -> int:
-    """Restore everything in place; returns the number of steps taken."""
-    model.load_state_dict(load_file(path / "model.safetensors"))
-    ema.load(load_file(path / "ema.safetensors"))
-    optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True))
-    return json.loads((path / "state.json").read_text())["step"]
+def load(path: Path, *, model: nn.Module, ema: EMA, optimizer: Optimizer) -> dict[str, Any]:
+    """Restore everything in place; returns `step`, the number of steps taken, and what stands beside it.
+
+    Raises: OSError for a file that cannot be read, with its name.
+    """
+    state: dict[str, Any] = {}
+    restore = {
+        "model.safetensors": lambda file: model.load_state_dict(load_file(file)),
+        "ema.safetensors": lambda file: ema.load(load_file(file)),
+        "optimizer.pt": lambda file: optimizer.load_state_dict(torch.load(file, weights_only=True)),
+        "state.json": lambda file: state.update({"step": None} | json.loads(file.read_text())),
+    }
+    for name, read in restore.items():
+        try:
+            read(path / name)
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged file may fail in any way
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            remedy = f"remove {path.name}, and the run goes on from the checkpoint before it"
+            raise OSError(f"{path / name} cannot be read ({reason}): {remedy}") from None
+    return state
 
 
 def checkpointed_step(folder: Path) -> int:

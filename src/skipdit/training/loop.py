@@ -7,8 +7,11 @@ import csv
 import io
 import json
 import math
+import signal
+import threading
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, asdict, dataclass, fields
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +21,7 @@ from torch import Tensor
 from skipdit import data
 from skipdit.data import Dataset
 from skipdit.diffusion import Losses, NoiseSchedule, learned_range_loss, mse_loss
-from skipdit.files import whole_folder, write_text
+from skipdit.files import alone_in, read_object, whole_folder, write_text
 from skipdit.models.base import LongSkipModel
 from skipdit.randomness import generator
 from skipdit.training import checkpoint
@@ -51,7 +54,9 @@ class Run:
     optimizer: Optimizer
     dataset: Dataset
     schedule: NoiseSchedule
+    data: str
     step: int = 0
+    pending: list[Report] = field(default_factory=list)  # of steps since the last row of loss.csv
 
 
 def start(config: TrainConfig) -> Run:
@@ -67,10 +72,24 @@ def start(config: TrainConfig) -> Run:
     if config.device == "cpu" and config.precision == "bf16":
         config.model.write_out(model, dataset)  # as our own attention does there (docs/decisions/0006)
     optimizer = make_optimizer(model, config)
-    run = Run(config, model, EMA(model, decay=config.ema_decay), optimizer, dataset, NoiseSchedule.linear())
+    ema, schedule = EMA(model, decay=config.ema_decay), NoiseSchedule.linear()
+    run = Run(config, model, ema, optimizer, dataset, schedule, data.digest(dataset))
     if found := checkpoint.checkpoints(config.out):
-        run.step = checkpoint.load(found[-1], model=model, ema=run.ema, optimizer=optimizer)
+        state = checkpoint.load(found[-1], model=model, ema=run.ema, optimizer=optimizer)
+        if state.get("data", run.data) != run.data:  # earlier versions did not say
+            raise ValueError(f"{config.dataset} is not what {found[-1]} was trained on: take that, or another --out")
+        run.step = state["step"]
+        run.pending = [Report(step, *map(torch.tensor, terms), rate) for step, *terms, rate in state.get("pending", ())]
     return run
+
+
+def save(run: Run) -> Path:
+    """A checkpoint, with all that the next steps and rows of loss.csv depend on."""
+    pending = [[float(value) if isinstance(value, Tensor) else value for value in report] for report in run.pending]
+    return checkpoint.save(
+        run.config.out, step=run.step, model=run.model, ema=run.ema, optimizer=run.optimizer,
+        keep=run.config.keep_checkpoints, beside={"data": run.data, "pending": pending},
+    )  # fmt: skip
 
 
 def check_fits(config: TrainConfig, dataset: Dataset) -> None:
@@ -154,34 +173,66 @@ def train(
 ) -> LongSkipModel:
     """Run to the end, from the newest checkpoint of `config.out` if there is one; returns the model with EMA weights.
 
-    Writes config.json, loss.csv, checkpoints, previews/ and the trained model's folder model/. Interrupting loses the
-    steps since the last checkpoint and nothing else; resuming gives the same bits as running through.
+    Writes config.json, loss.csv, checkpoints, previews/ and the trained model's folder model/. Ctrl-C and SIGTERM end
+    the run after its present step, with a checkpoint; a kill loses the steps since the last one and nothing else.
+    Resuming gives the same bits as running through, and may be for more steps.
 
     Raises:
         FileNotFoundError: the dataset is not there.
-        ValueError: the model does not fit the data, or `out` holds another run.
+        ValueError: the model does not fit the data, or `out` holds another run, or one on other data.
+        OSError: another process trains in `out`, or a file of its checkpoint cannot be read.
         FloatingPointError: the loss is not finite.
+        KeyboardInterrupt: the run was stopped; its checkpoint is written.
     """
     check_same_run(config)
-    run = start(config)
-    write_config(config)
-    log = LossLog(config.out / "loss.csv", keep_until=run.step)
-    for report in steps(run):
-        on_step(report)
-        log.add(report)
-        last = report.step == config.steps
-        if report.step % config.log_every == 0 or last:
-            log.flush()
-        if report.step % config.checkpoint_every == 0 or last:
-            checkpoint.save(
-                config.out, step=run.step, model=run.model, ema=run.ema, optimizer=run.optimizer,
-                keep=config.keep_checkpoints,
-            )  # fmt: skip
-        if preview and config.preview_every and (report.step % config.preview_every == 0 or last):
-            preview(averaged(run), run.dataset, config.out / "previews" / f"{report.step:08d}.png")
-    model = averaged(run)
-    export(model, config)
-    return model
+    with alone_in(config.out):
+        run = start(config)
+        write_config(config)
+        log = LossLog(config.out / "loss.csv", keep_until=run.step, pending=run.pending)
+        draw_preview(run, preview)  # which a kill may have prevented
+        with signals_kept() as stop:
+            for report in steps(run):
+                on_step(report)
+                log.pending.append(report)
+                if report.step % config.log_every == 0 or report.step == config.steps:
+                    log.flush()
+                if report.step % config.checkpoint_every == 0 or report.step == config.steps or stop:
+                    save(run)
+                draw_preview(run, preview)
+                if stop:
+                    raise KeyboardInterrupt
+        model = averaged(run)
+        export(model, config)
+        return model
+
+
+def draw_preview(run: Run, preview: Callable[[LongSkipModel, Dataset, Path], None] | None) -> None:
+    """The preview of the present step, where it has one that is not there yet."""
+    every, path = run.config.preview_every, run.config.out / "previews" / f"{run.step:08d}.png"
+    due = every and run.step and (run.step % every == 0 or run.step == run.config.steps)
+    if preview and due and not path.exists():
+        preview(averaged(run), run.dataset, path)
+
+
+@contextmanager
+def signals_kept() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM as numbers in a list, for the end of a step; the second one interrupts at once."""
+    came: list[int] = []
+
+    def keep(number: int, _: Any) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # where Python sets no handlers
+        yield came
+        return
+    before = {number: signal.signal(number, keep) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def averaged(run: Run) -> LongSkipModel:
@@ -222,8 +273,11 @@ def as_json(config: TrainConfig) -> str:
 
 def written(path: Path, *, like: TrainConfig) -> dict:
     """The settings in a config.json; a field that did not exist when it was written has its default."""
-    old = json.loads(path.read_text())
-    return defaults(like) | old | {"model": defaults(like.model) | old.get("model", {})}
+    remedy = "write the run's settings there again, or take another --out"
+    old = read_object(path, remedy=remedy)
+    if not isinstance(model := old.get("model", {}), dict):
+        raise ValueError(f"{path} has {model!r} for a model: {remedy}")
+    return defaults(like) | old | {"model": defaults(like.model) | model}
 
 
 def defaults(settings: Any) -> dict:
@@ -233,7 +287,9 @@ def defaults(settings: Any) -> dict:
 
 
 def differing(old: dict, new: dict) -> list[str]:
-    return [key for key in new if key != "out" and old.get(key) != new[key]]
+    """The settings that changed, but for those that may: where the run lies, and how long it is where it grows."""
+    free = {"out"} | ({"steps"} if new["steps"] > old.get("steps", 0) else set())
+    return [key for key in new if key not in free and old.get(key) != new[key]]
 
 
 def whole_rows(path: Path, *, until: int) -> list[list[str]]:
@@ -247,14 +303,11 @@ def whole_rows(path: Path, *, until: int) -> list[list[str]]:
 class LossLog:
     """loss.csv: one row a `flush`, the means over the steps since the last; rows after `keep_until` are dropped."""
 
-    def __init__(self, path: Path, *, keep_until: int):
-        self.path, self.pending = path, []
+    def __init__(self, path: Path, *, keep_until: int, pending: list[Report]):
+        self.path, self.pending = path, pending
         text = io.StringIO(newline="")
         csv.writer(text).writerows([LOSS_COLUMNS, *whole_rows(path, until=keep_until)])
         write_text(path, text.getvalue())
-
-    def add(self, report: Report) -> None:
-        self.pending.append(report)
 
     def flush(self) -> None:
         last = self.pending[-1]

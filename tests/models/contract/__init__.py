@@ -12,6 +12,7 @@ from tests.models.contract.contexts import Contexts
 from tests.models.contract.copies import Copies
 from tests.models.contract.cost import Cost
 from tests.models.contract.cuts import Cuts
+from tests.models.contract.entries import Entries
 from tests.models.contract.guards import Guards, UnknownToDiffusers
 from tests.models.contract.reuse import Reuses
 from tests.models.contract.runs import CleanStarts
@@ -19,5 +20,5 @@ from tests.models.contract.runs import CleanStarts
 __all__ = ["Cuts", "ModelContract", "Reuses", "UnknownToDiffusers"]
 
 
-class ModelContract(Cuts, Reuses, CleanStarts, Contexts, Guards, Copies, Cost, Compiled, Beside):
+class ModelContract(Cuts, Reuses, CleanStarts, Contexts, Guards, Copies, Cost, Compiled, Beside, Entries):
     """Everything that holds for every model."""
