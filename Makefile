@@ -3,7 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
+# make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu   a build of torch without CUDA: a fraction of the download
+TORCH_INDEX ?=
 
 .PHONY: help demo test test-all lint bench clean
 
@@ -13,11 +15,13 @@ help:
 	@echo "make test-all  the slow tests too"
 	@echo "make bench     the benchmarks of benchmarks/README.md"
 	@echo "make clean     remove the environment and what runs have written"
+	@echo "TORCH_INDEX=https://download.pytorch.org/whl/cpu behind any of them: torch without CUDA, a fraction of the download"
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	@echo "installing pinned dependencies into $(VENV) ..."
-	$(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt torch
+	@echo "installing pinned dependencies into $(VENV), once: with the default build of torch about 2.7 GB to download and"
+	@echo "5.7 GB on disk, 4 minutes at 100 Mbit/s; with TORCH_INDEX=https://download.pytorch.org/whl/cpu a fraction of it"
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(PIP) --editable '.[data,text,video]'
 	touch $@
 

@@ -10,14 +10,14 @@ from diffusers.hooks import TaylorSeerCacheConfig
 from skipdit import DiT, SkipCacheConfig
 from skipdit.models.adaln import PATCH_SIZES, SIZES
 from skipdit.nn.embeddings import sincos_2d
-from tests.models.contract import Cuts, ModelContract, Reuses, UnknownToDiffusers
+from tests.models.contract import CompiledWhereSomebodyLooks, Cuts, ModelContract, Reuses, UnknownToDiffusers
 from tests.models.contract.cost import flops
 from tests.models.subject import TIMESTEPS, DiTSubject, assert_equal, in_context, randomised, sample
 
 TINY = {"sample_size": 4, "hidden_size": 16, "num_heads": 2, "num_classes": 10, "depth": 6}
 
 
-class TestDiT(DiTSubject, ModelContract, UnknownToDiffusers):
+class TestDiT(DiTSubject, ModelContract, UnknownToDiffusers, CompiledWhereSomebodyLooks):
     """DiT and Skip-DiT are under the contract of every model."""
 
 

@@ -224,4 +224,8 @@ PRESETS = {
     "class-to-video": SkipCacheConfig(interval=2, branch=1, window=(49, 900)),  # published: until t < 50
     "text-to-video": SkipCacheConfig(interval=2, branch=1, window=(50, 700)),  # published: until t <= 50
     "text-to-image": SkipCacheConfig(interval=2, branch=1, window=(50, 700)),
+    # By quality, for deterministic samplers; measured on the embedded models (weights/README.md).
+    "high": SkipCacheConfig(interval=2, branch=0, window=(60, 1000), forecast="taylor"),
+    "balanced": SkipCacheConfig(interval=3, branch=0, window=(60, 1000), forecast="taylor"),
+    "fast": SkipCacheConfig(interval=4, branch=0, window=(60, 1000), forecast="taylor"),
 }

@@ -67,7 +67,7 @@ class Bench:
     base: Annotated[str | None, left_out("NAME|FOLDER")] = None
     """a pipeline that lends text encoders and autoencoder: latte-base, hunyuandit-v1.2 or the like, or a folder"""
     repeats: int = 3
-    """timed runs of each way; the median counts"""
+    """timed runs of each way, in turns; the fastest counts"""
     warmup: int = 1
     """untimed runs of each way before the timed ones"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

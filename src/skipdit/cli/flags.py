@@ -31,8 +31,8 @@ class Cache:
     """
 
     preset: Annotated[str | None, left_out("TASK")] = None
-    """a published setting, which other flags change: class-to-image, class-to-video, text-to-video, text-to-image, or
-    model for that of the model at hand"""
+    """a setting, which other flags change: published class-to-image, class-to-video, text-to-video, text-to-image, or
+    model for that of the model at hand; by quality high, balanced, fast (for deterministic samplers)"""
     published: Annotated[str | None, left_out("N-START-STOP")] = None
     """the published spelling, which other flags change: N2-700-50 is interval 2 and window 50 700"""
     interval: Annotated[int | None, left_out("N", "(default: 2)")] = None

@@ -7,7 +7,7 @@ diffusers does not know come under `UnknownToDiffusers` too.
 """
 
 from tests.models.contract.beside import Beside
-from tests.models.contract.compiled import Compiled
+from tests.models.contract.compiled import Compiled, CompiledWhereSomebodyLooks
 from tests.models.contract.contexts import Contexts
 from tests.models.contract.copies import Copies
 from tests.models.contract.cost import Cost
@@ -17,7 +17,7 @@ from tests.models.contract.guards import Guards, UnknownToDiffusers
 from tests.models.contract.reuse import Reuses
 from tests.models.contract.runs import CleanStarts
 
-__all__ = ["Cuts", "ModelContract", "Reuses", "UnknownToDiffusers"]
+__all__ = ["CompiledWhereSomebodyLooks", "Cuts", "ModelContract", "Reuses", "UnknownToDiffusers"]
 
 
 class ModelContract(Cuts, Reuses, CleanStarts, Contexts, Guards, Copies, Cost, Compiled, Beside, Entries):
