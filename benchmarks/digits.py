@@ -33,7 +33,7 @@ MODELS: dict[str, Callable[[Sequence[int]], Subjects]] = {  # and what each is t
     "captioned-digits-latte": captions,
 }
 RECORD = WEIGHTS / "digits-measured.json"
-CACHES = [SkipCacheConfig(interval=n, forecast=forecast) for forecast in ("hold", "taylor") for n in (2, 3)]
+CACHES = [SkipCacheConfig(interval=2)]
 
 
 def ways(steps: int) -> dict[str, Way]:
@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=[name for name in MODELS if name in EMBEDDED], choices=MODELS)
     parser.add_argument("--per-class", type=int, default=5, help="clips of each of the 40 classes")
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()

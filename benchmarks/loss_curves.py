@@ -1,6 +1,7 @@
 """The loss curves of the embedded models: weights/*/loss.csv -> weights/loss.png, both terms against the step.
 
-Curves of one task may be compared with each other alone: images predict the noise, videos v.
+Curves of one task may be compared with each other alone: images predict the noise, videos v. Those of the two captioned
+models may not: the weight of the error is capped in one of them.
 """
 
 import csv

@@ -122,7 +122,7 @@ class TestTheTable:
         labels = [0, 0, 21]
         rows = measure(pipeline, kind[1](labels), reader, labels, steps=3, guidance_scale=1.5, seed=0)
         assert list(rows) == list(ways(3))
-        assert [(row["full"], row["cached"]) for row in rows.values()] == [(3, 0), (2, 1), (1, 2), (2, 1), (1, 2)]
+        assert [(row["full"], row["cached"]) for row in rows.values()] == [(3, 0), (2, 1)]
         assert all(0 <= row["both"] <= min(row["digit"], row["direction"]) <= 1 for row in rows.values())
         json.dumps(rows, allow_nan=False)
 

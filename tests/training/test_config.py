@@ -35,6 +35,9 @@ from tests.training.tiny import tiny_run
         ({"clip_grad_norm": 0.0}, "clip_grad_norm is 0.0: it must be above 0, or None"),
         ({"clip_grad_norm": -1.0}, "clip_grad_norm is -1.0"),
         ({"v_weight_cap": 0.0}, "v_weight_cap is 0.0: it must be above 0, or None"),
+        ({"decay": "trapezoid"}, "decay is trapezoid and cooldown None: a trapezoid needs one"),
+        ({"decay": "cosine", "cooldown": 0.5}, "decay is cosine and cooldown 0.5: .*no other decay has one"),
+        ({"decay": "trapezoid", "cooldown": 1.5}, "cooldown is 1.5: it must be above 0 and at most 1"),
         ({"model": {"class_dropout_prob": 1.0}}, r"class_dropout_prob is 1\.0: it must be in \[0, 1\)"),
     ],
 )

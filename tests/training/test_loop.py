@@ -84,13 +84,28 @@ def test_without_a_null_class_no_label_is_dropped(tmp_path):
 # How far a step goes.
 
 
-@given(step=st.integers(0, 99), warmup=st.integers(0, 50), decay=st.sampled_from(["constant", "linear", "cosine"]))
+@given(
+    step=st.integers(0, 99), warmup=st.integers(0, 50),
+    decay=st.sampled_from(["constant", "linear", "cosine", "trapezoid"]),
+)  # fmt: skip
 def test_the_learning_rate_rises_linearly_and_falls_as_named(tmp_path_factory, step, warmup, decay):
-    config = tiny_run(tmp_path_factory.getbasetemp(), steps=100, warmup_steps=warmup, decay=decay, learning_rate=0.5)
+    config = tiny_run(
+        tmp_path_factory.getbasetemp(), steps=100, warmup_steps=warmup, decay=decay, learning_rate=0.5,
+        cooldown=0.3 if decay == "trapezoid" else None,
+    )  # fmt: skip
     progress = (step - warmup) / (100 - warmup)
-    falls = {"constant": 1.0, "linear": 1 - progress, "cosine": math.cos(math.pi * progress / 2) ** 2}[decay]
+    falls = {
+        "constant": 1.0, "linear": 1 - progress, "cosine": math.cos(math.pi * progress / 2) ** 2,
+        "trapezoid": 1.0 if progress <= 0.7 else (1 - progress) / 0.3,
+    }[decay]  # fmt: skip
     expected = 0.5 * ((step + 1) / warmup if step < warmup else falls)
     assert learning_rate(step, config) == pytest.approx(expected)
+
+
+@given(step=st.integers(0, 69), more=st.integers(0, 1000))
+def test_a_trapezoid_may_be_lengthened_before_it_falls(tmp_path_factory, step, more):
+    config = tiny_run(tmp_path_factory.getbasetemp(), steps=100, decay="trapezoid", cooldown=0.3, learning_rate=0.5)
+    assert learning_rate(step, replace(config, steps=100 + more)) == learning_rate(step, config)
 
 
 def test_the_optimizer_takes_the_learning_rate_of_the_step(tmp_path):

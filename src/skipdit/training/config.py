@@ -187,8 +187,11 @@ class TrainConfig:
     learning_rate: float = 1e-4
     warmup_steps: int = 0
     """steps over which the learning rate rises linearly"""
-    decay: Literal["constant", "linear", "cosine"] = "constant"
-    """how the learning rate goes to zero after the warm-up (constant: it stays)"""
+    decay: Literal["constant", "linear", "cosine", "trapezoid"] = "constant"
+    """how the learning rate goes to zero after the warm-up (constant: it stays; trapezoid: it stays and falls linearly
+    in the end, see cooldown)"""
+    cooldown: float | None = None
+    """of a trapezoid: in which share of the steps after the warm-up the rate falls, above 0 and at most 1"""
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     clip_grad_norm: float | None = 1.0
@@ -222,6 +225,12 @@ class TrainConfig:
                 f"checkpoint_every is {self.checkpoint_every}: it must be a multiple of log_every ({self.log_every}),"
                 " so that a resumed run writes the same loss.csv"
             )
+        if (self.decay == "trapezoid") != (self.cooldown is not None):
+            raise ValueError(
+                f"decay is {self.decay} and cooldown {self.cooldown}: a trapezoid needs one, no other decay has one"
+            )
+        if self.cooldown is not None and not 0 < self.cooldown <= 1:
+            raise ValueError(f"cooldown is {self.cooldown}: it must be above 0 and at most 1")
         if self.seed < 0 or self.preview_every < 0:
             raise ValueError(f"seed is {self.seed} and preview_every {self.preview_every}: neither may be negative")
         if self.preview_steps > NUM_TRAIN_STEPS:

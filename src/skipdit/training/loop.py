@@ -157,11 +157,18 @@ def noised_batch(run: Run) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """The learning rate of step `step` (from 0): a linear warm-up, then constant, linear or cosine to zero."""
+    """The learning rate of step `step` (from 0): a linear warm-up, then what `decay` says.
+
+    Before a trapezoid falls it does not depend on `steps`: until then a run can be told to end earlier or later, and
+    takes the steps that it would have taken if told so from the start (Haegele et al. 2024, arXiv 2405.18392).
+    """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
-    remaining = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
+    remaining = {
+        "constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2,
+        "trapezoid": min(1.0, (1 - progress) / (config.cooldown or 1)),
+    }  # fmt: skip
     return config.learning_rate * remaining[config.decay]
 
 
