@@ -16,6 +16,7 @@ from skipdit.files import (
     RESERVED_NAMES,
     distinct_names,
     new_folder,
+    place_aside,
     safe_name,
     whole_folder,
     write_text,
@@ -265,3 +266,13 @@ def test_a_file_is_not_replaced_by_a_folder(tmp_path):
     with pytest.raises(OSError, match="held could not be written"), whole_folder(tmp_path / "held"):
         pass
     assert (os.listdir(tmp_path), (tmp_path / "held").read_text()) == (["held"], "old")
+
+
+def test_names_aside_are_never_those_of_somebody_else(tmp_path):
+    """A file beside the target that only looks alike, with a lock of its own."""
+    others = [tmp_path / name for name in (".env.local", ".env.local.lock", ".env.12345678.lock.txt")]
+    for other in others:
+        other.write_text("mine")
+    with place_aside(tmp_path / "env") as aside:
+        aside.write_text("ours")
+    assert sorted(tmp_path.iterdir()) == sorted(others)

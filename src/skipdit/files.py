@@ -6,7 +6,6 @@ import shutil
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from glob import escape
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,8 @@ def place_aside(path: Path) -> Iterator[Path]:
     A lock beside each such name tells whether its process lives.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{escape(path.name)}.*.lock"):
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.lock")
+    for left in [each for each in path.parent.iterdir() if ours.fullmatch(each.name)]:
         with suppress(Timeout), FileLock(left, timeout=0):
             remove(left.with_suffix(""))
             left.unlink(missing_ok=True)

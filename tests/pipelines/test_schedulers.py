@@ -131,3 +131,21 @@ def test_a_scheduler_of_other_noise_is_refused():
     pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
     with pytest.raises(ValueError, match="scheduler is a FlowMatchEulerDiscreteScheduler, whose noise has no betas"):
         pipe([1], num_inference_steps=2, output_type="latent")
+
+
+def test_ddpm_and_its_parallel_twin_draw_the_same():
+    """Both take the variance that the model learned."""
+    pipe, drawn = pipeline(scheduler="ddpm"), []
+    for kind in ("DDPMScheduler", "DDPMParallelScheduler"):
+        pipe.scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config)
+        torch.manual_seed(0)
+        drawn.append(latents_of(pipe, steps=5))
+    torch.testing.assert_close(*drawn)
+
+
+@pytest.mark.parametrize("kind", ["RePaintScheduler", "DPMSolverMultistepInverseScheduler", "CogVideoXDPMScheduler"])
+def test_a_scheduler_that_does_not_draw_from_noise_is_refused_by_name(kind):
+    pipe = pipeline(scheduler="ddim")
+    pipe.scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config)
+    with pytest.raises(ValueError, match=f"scheduler is a {kind}, which does not draw from noise"):
+        latents_of(pipe, steps=5)

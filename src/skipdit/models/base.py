@@ -101,15 +101,20 @@ class LongSkipModel(PublishedWithCard, LongSkipTransformer, SkipCacheMixin, Mode
             cls.load_config(source, **{name: options[name] for name in PLACE if name in options}), str(source)
         )
         model, keys = super().from_pretrained(source, **options | {"output_loading_info": True})
-        added = "skip_" if model.config.get("fuse") == "residual" else ()  # which change nothing at first
-        if missing := sorted(key for key in keys.get("missing_keys", ()) if not key.startswith(added)):
-            names = ", ".join(missing[:LISTED]) + ", ..." * (len(missing) > LISTED)
-            raise ValueError(f"{source} does not fit its config.json: {len(missing)} missing: {names}")
+        adds_skips = {"fuse", "num_skips"} & options.keys() and model.config.get("fuse") == "residual"
+        added = "skip_" if adds_skips else ()  # which change nothing at first
+        missing = sorted(key for key in keys.get("missing_keys", ()) if not key.startswith(added))
+        for what, wrong in (("missing", missing), ("unexpected", sorted(keys.get("unexpected_keys", ())))):
+            if wrong:
+                names = ", ".join(wrong[:LISTED]) + ", ..." * (len(wrong) > LISTED)
+                raise ValueError(f"{source} does not fit its config.json: {len(wrong)} {what}: {names}")
         return (model, keys) if options.get("output_loading_info") else model
 
     @classmethod
     def check_config(cls, config: Mapping[str, Any], where: str) -> None:
         """ValueError for the config of another class, or one that sets what this class does not know."""
+        if not isinstance(config, Mapping):
+            raise ValueError(f"{where} has a config.json of a {type(config).__name__}: it must hold settings by name")
         names = [kind.__name__ for kind in cls.__mro__ if issubclass(kind, LongSkipModel)] + [*cls.stock_names]
         if (found := config.get("_class_name", cls.__name__)) not in names:
             remedy = "take that class, or rewrite a DiT of diffusers with `skipdit convert FOLDER OUT`"

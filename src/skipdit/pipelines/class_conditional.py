@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_ddpm_parallel import DDPMParallelScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
@@ -26,6 +27,9 @@ from skipdit.pipelines.schedulers import set_timesteps
 from skipdit.spelling import did_you_mean
 
 LEARNED_VARIANCES = ("learned", "learned_range")
+NOT_FROM_NOISE = (
+    "CogVideoXDPMScheduler", "DDIMInverseScheduler", "DPMSolverMultistepInverseScheduler", "RePaintScheduler",
+)  # fmt: skip
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 Channels = int | Literal["all"]
@@ -197,6 +201,8 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
         if "beta_start" not in inspect.signature(type(self.scheduler).__init__).parameters:
             kind = type(self.scheduler).__name__
             raise ValueError(f"scheduler is a {kind}, whose noise has no betas as this model's: take another")
+        if (kind := type(self.scheduler).__name__) in NOT_FROM_NOISE:
+            raise ValueError(f"scheduler is a {kind}, which does not draw from noise alone: take another")
         said, read = self.transformer.config.prediction_type, self.scheduler.config.get("prediction_type", "epsilon")
         if said != read:
             raise ValueError(f"prediction_type is {said!r} in the model and {read!r} in the scheduler: make them agree")
@@ -222,7 +228,7 @@ def learns_variance(scheduler: SchedulerMixin) -> bool:
     Of diffusers' schedulers DDPM alone does: others would take three channels of latents for it, or raise.
     """
     told = scheduler.config.get("variance_type") in LEARNED_VARIANCES
-    takes = isinstance(scheduler, DDPMScheduler)
+    takes = isinstance(scheduler, DDPMScheduler | DDPMParallelScheduler)
     if told and not takes:
         scheduler.register_to_config(variance_type=None)
     return told and takes

@@ -22,7 +22,7 @@ OF_CLASSES: dict[str, Any] = COMMON | {
     "checkpoint_every": 500,
     "preview_every": 1000,
 }
-OF_CAPTIONS: dict[str, Any] = COMMON | {  # why other than those of classes: docs/decisions/0019
+OF_CAPTIONS: dict[str, Any] = COMMON | {  # why other than those of classes: docs/decisions/0021
     "steps": 2_750,
     "batch_size": 8,
     "decay": "trapezoid",
