@@ -178,6 +178,7 @@ def test_published_numbers_are_checked_like_others(text):
 def test_a_preset_keeps_its_share_of_the_layers_where_a_model_is_too_shallow(depth, branch):
     config = SkipCacheConfig.preset("class-to-image", depth=depth)
     config.check_depth(depth)
+    assert SkipCacheConfig.preset("balanced", depth=depth) == SkipCacheConfig.preset("balanced")
     assert config.branch == branch
     with pytest.raises(ValueError, match="branch is 20"):
         SkipCacheConfig.preset("class-to-image", depth=depth, branch=20).check_depth(depth)

@@ -69,14 +69,15 @@ class SkipCacheConfig:
 
     @classmethod
     def preset(cls, name: str, *, depth: int | None = None, **changes: Any) -> "SkipCacheConfig":
-        """A published setting by the task it was published for, with changes.
+        """A setting by the task that it was published for, or by quality ("high", "balanced", "fast"), with changes.
 
+        Those by quality are for deterministic samplers.
         In a model of fewer layers than the published ones, `depth`, the branch is the same share of them.
         Raises: ValueError for another name, which lists the names.
         """
         if name not in PRESETS:
             raise ValueError(f"unknown preset {name!r}: take one of {', '.join(PRESETS)}")
-        if depth is not None and depth < PUBLISHED_DEPTH:
+        if depth is not None and depth < PUBLISHED_DEPTH and PRESETS[name].branch:
             share = max(1, PRESETS[name].branch * depth // PUBLISHED_DEPTH)
             changes = {"branch": min(share, largest_branch(depth))} | changes
         return replace(PRESETS[name], **changes)
