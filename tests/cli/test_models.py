@@ -223,6 +223,10 @@ def test_an_embedded_model_is_described_with_its_classes_numbers_and_commands(sk
 
 
 def test_words_of_other_programs_are_answered_with_ours(skipdit):
-    said = skipdit("sample fashion-skip --cfg-scale 4")
-    assert (said.code, said.complaint) == (2, "unknown flag --cfg-scale: did you mean --guidance-scale?")
+    for flag in ("--cfg-scale 4", "--cfg-scale=4"):
+        said = skipdit(f"sample fashion-skip {flag}")
+        assert (said.code, said.complaint) == (2, "unknown flag --cfg-scale: did you mean --guidance-scale?")
+    with pytest.raises(SystemExit):  # by tyro, since it has no guidance_scale
+        skipdit("models --cfg-scale 4")
+    assert "did you mean fashion-skip" in skipdit("models fashion-ski").complaint
     assert "did you mean sneaker?" in skipdit("sample fashion-skip --classes sneker").complaint

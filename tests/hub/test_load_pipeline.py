@@ -11,7 +11,7 @@ from skipdit import DiT
 from skipdit.evaluation.price import settings
 from skipdit.hub import EMBEDDED, CheckpointError, load_original, load_pipeline
 from skipdit.hub.errors import NotFiniteError
-from skipdit.hub.load import model_config
+from skipdit.hub.load import files_of, model_config
 from skipdit.pipelines.draw import Settings, draw
 from skipdit.randomness import generator
 from tests.pipelines.tiny import latents_of, pipeline, tiny, tiny_vae
@@ -112,6 +112,15 @@ def test_loading_keeps_diffusers_as_talkative_as_it_was(folder):
     assert logging.get_verbosity() == before
 
 
+def test_files_behind_linked_folders_are_of_the_model_too(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "config.json").write_text("{}")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "transformer").symlink_to(tmp_path / "blobs")
+    (tmp_path / "model" / "itself").symlink_to(tmp_path / "model")
+    assert files_of(str(tmp_path / "model")) == [tmp_path / "model" / "transformer" / "config.json"]
+
+
 # What is not there.
 
 
@@ -120,6 +129,11 @@ def test_an_unknown_name_is_answered_with_what_there_is(name):
     known = ", ".join(EMBEDDED)
     with pytest.raises(ValueError, match=rf"unknown model '{name}': .*take one of {known}, a published one"):
         load_pipeline(name)
+
+
+def test_a_repository_of_the_hub_is_answered_with_its_model_first():
+    with pytest.raises(ValueError, match=r"did you mean hunyuandit-v1\.2, "):
+        load_pipeline("Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers")
 
 
 @pytest.mark.parametrize(("name", "meant"), [("fashion", "fashion-dit"), ("dit-xl-2-25", "dit-xl-2-256")])

@@ -176,15 +176,16 @@ def spare_memory(pipeline: DiffusionPipeline, *, slicing: bool, tiling: bool) ->
 
 def parse(kind: type[T], verb: str, arguments: Sequence[str]) -> T:
     """The arguments of a verb as its dataclass; prints help or a usage error and exits as asked."""
-    for argument in arguments:
-        if (meant := MEANT.get(argument.partition("=")[0])) is not None:
-            raise ValueError(f"unknown flag {argument}: did you mean {meant}?")
-    if "cache" in {field.name for field in fields(kind)}:
+    known = {field.name for field in fields(kind)}
+    for flag in (argument.partition("=")[0] for argument in arguments):
+        if flag in GUIDANCE_ELSEWHERE and "guidance_scale" in known:
+            raise ValueError(f"unknown flag {flag}: did you mean --guidance-scale?")
+    if "cache" in known:
         arguments = spelled_out(arguments)
     return tyro.cli(kind, prog=f"skipdit {verb}", args=arguments)
 
 
-MEANT = dict.fromkeys(("--cfg", "--cfg-scale", "--cfg_scale", "--guidance"), "--guidance-scale")
+GUIDANCE_ELSEWHERE = ("--cfg", "--cfg-scale", "--cfg_scale", "--guidance")  # what other programs call it
 PUBLISHED_FLAGS = {"--cache-step": "--cache.interval", "--cache-at-branch": "--cache.branch", "-N": "--cache.interval"}
 
 

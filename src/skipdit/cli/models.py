@@ -110,7 +110,7 @@ def description(name: str) -> Iterator[str]:
 
     if name in EMBEDDED:
         return embedded(name)
-    return entry(published(name))
+    return entry(published(name, others=EMBEDDED))
 
 
 def embedded(name: str) -> Iterator[str]:

@@ -50,7 +50,6 @@ from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.base import LongSkipModel
 from skipdit.nn.blocks import NORM_EPS
 from skipdit.nn.embeddings import sincos_2d
-from skipdit.spelling import did_you_mean
 
 LAYOUTS = ("diffusers", "stock", "original")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -261,7 +260,7 @@ def check_name(source: str, path: Path) -> None:
     """ValueError for what is neither there nor named as a file or a place, and so must be meant for a model's name."""
     is_name = Path(source).name == source and path.suffix not in CHECKPOINT_SUFFIXES
     if is_name and not path.exists():
-        near = did_you_mean(source, (*EMBEDDED, *registry.REGISTRY))
+        near = registry.suggest(source, EMBEDDED)
         raise ValueError(f"no model, folder or file is called {source!r}: {near}`skipdit models` lists the models")
 
 

@@ -1,6 +1,7 @@
 """One name for a model, however it is kept: embedded, published, a folder or a checkpoint file -> a pipeline."""
 
 import inspect
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -61,7 +62,6 @@ TEXT_PIPELINES = {  # diffusers' own, from the modules that know how to draw wit
 PUBLISHED = {  # scheduler and steps
     DiT: ("ddpm", 250), Latte: ("ddpm", 250), LatteT2V: ("ddim-leading", 50), HunyuanDiT: ("ddpm", 100),
 }  # fmt: skip
-NAMES = (*EMBEDDED, *registry.REGISTRY)
 MINILM_WIDTH = 384
 SMALLEST_LAYER = 100  # bytes; its tensors' names alone take more
 
@@ -262,7 +262,15 @@ def files_of(source: str) -> list[Path]:
     path = locate(source) if source not in registry.REGISTRY else Path()
     if source in registry.REGISTRY or path.is_file():
         return [path][: path.is_file()]
-    return sorted(file for file in path.rglob("*") if file.suffix in (*CHECKPOINT_SUFFIXES, *SETTINGS_SUFFIXES))
+    return sorted(file for file in walk_files(path) if file.suffix in (*CHECKPOINT_SUFFIXES, *SETTINGS_SUFFIXES))
+
+
+def walk_files(path: Path) -> Iterator[Path]:
+    """The files below a folder and below the folders that are linked there, but for a link that leads back up."""
+    for root, folders, names in os.walk(path, followlinks=True):
+        above = {folder.resolve() for folder in (Path(root), *Path(root).parents)}
+        folders[:] = [name for name in folders if Path(root, name).resolve() not in above]
+        yield from (Path(root, name) for name in names)
 
 
 def is_pipeline(path: Path) -> bool:
@@ -290,8 +298,8 @@ def load_model(source: str, *, weights: str | None = None) -> LongSkipModel:
     if path.suffix in CHECKPOINT_SUFFIXES and path.exists():
         return load_original(path, weights=weights).float()
     raise ValueError(
-        f"unknown model {source!r}: {did_you_mean(source, NAMES)}take one of {', '.join(EMBEDDED)}, a published one"
-        " (`skipdit models`), a folder with config.json or model_index.json, or a"
+        f"unknown model {source!r}: {registry.suggest(source, EMBEDDED)}take one of {', '.join(EMBEDDED)}, a published"
+        " one (`skipdit models`), a folder with config.json or model_index.json, or a"
         f" {', '.join(CHECKPOINT_SUFFIXES)} file"
     )
 
@@ -332,8 +340,8 @@ def model_folder(source: str) -> Path:
         if (folder / "config.json").exists():
             return folder
     raise ValueError(
-        f"unknown model {source!r}: {did_you_mean(source, NAMES)}take XL/2, Latte-XL/2, LatteT2V, HunyuanDiT, one of"
-        f" {', '.join(EMBEDDED)}, a published one (`skipdit models`), or a model folder"
+        f"unknown model {source!r}: {registry.suggest(source, EMBEDDED)}take XL/2, Latte-XL/2, LatteT2V, HunyuanDiT,"
+        f" one of {', '.join(EMBEDDED)}, a published one (`skipdit models`), or a model folder"
     )
 
 

@@ -227,12 +227,17 @@ def matches(name: str, pattern: str) -> bool:
 REGISTRY = read(Path(__file__).with_name("registry.json"))
 
 
-def published(name: str) -> Published:
-    """The entry of a name; ValueError with the nearest names for another."""
+def suggest(name: str, others: Iterable[str] = ()) -> str:
+    """`did_you_mean` among published models and `others`; models that lie in the hub's repository `name` go first."""
+    here = [model.name for model in REGISTRY.values() if model.arch and model.source.page.casefold() == name.casefold()]
+    return did_you_mean(name, (*others, *REGISTRY), first=here)
+
+
+def published(name: str, *, others: Iterable[str] = ()) -> Published:
+    """The entry of a name; ValueError with the nearest names, `others` among them, for another."""
     if name in REGISTRY:
         return REGISTRY[name]
-    hint = did_you_mean(name, REGISTRY)
-    raise ValueError(f"no published model is called {name!r}: {hint}`skipdit models` lists them")
+    raise ValueError(f"no published model is called {name!r}: {suggest(name, others)}`skipdit models` lists them")
 
 
 def needed(name: str) -> tuple[Published, ...]:
