@@ -73,12 +73,13 @@ def test_two_commands_do_not_share_an_output(skipdit, model, tmp_path):
     )
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"files": 3}', '{"files": {"a": 3}}', '{"prompts": 3}'])
 def test_a_damaged_record_is_named(skipdit, model, text):
     skipdit(command(model, "images"))
     with open("images/run.json", "w") as file:
         file.write(text)
-    assert "images/run.json" in skipdit(command(model, "images")).complaint
+    assert "images/run.json" in (complaint := skipdit(command(model, "images")).complaint)
+    assert complaint.endswith(": take another --out, or remove it")
 
 
 def test_a_record_of_an_earlier_version_goes_on(skipdit, model):

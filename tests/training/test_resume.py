@@ -259,6 +259,16 @@ def test_a_damaged_file_is_named(tmp_path, name):
     train(tiny_run(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "state", ["{}", '{"step": "x"}', '{"step": -3}', '{"step": 10, "pending": 3}', '{"step": 10, "pending": [[1]]}']
+)
+def test_a_state_of_other_types_is_named(tmp_path, state):
+    train(tiny_run(tmp_path))
+    (tmp_path / "checkpoint-00000010" / "state.json").write_text(state)
+    with pytest.raises(OSError, match=r"state.json cannot be read \((step|pending) is .*: remove checkpoint-00000010"):
+        train(tiny_run(tmp_path))
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"model": 5}'])
 def test_damaged_settings_are_named(tmp_path, text):
     train(tiny_run(tmp_path))

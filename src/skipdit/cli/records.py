@@ -149,7 +149,20 @@ def holds_samples(folder: Path) -> bool:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    return read_object(path, remedy="take another --out, or remove it") if path.exists() else {}
+    """The settings of a run, {} where there are none; ValueError for a file that no run wrote."""
+    if not path.exists():
+        return {}
+    remedy = "take another --out, or remove it"
+    record = read_object(path, remedy=remedy)
+    for name, kind in ((FILES, dict), ("prompts", list)):
+        if not isinstance(record.get(name), kind | None):
+            raise ValueError(f"{path} has {record[name]!r:.60} for {name}: {remedy}")
+    for name, file in (record.get(FILES) or {}).items():
+        try:
+            as_seen(file)
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(f"{path} has {file!r:.60} for the file {name}: {remedy}") from None
+    return record
 
 
 def write_where_absent(path: Path, text: str) -> None:

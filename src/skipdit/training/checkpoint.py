@@ -6,6 +6,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,12 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(f"{PREFIX}*") if NAME.fullmatch(path.name))
 
 
-def load(path: Path, *, model: nn.Module, ema: EMA, optimizer: Optimizer) -> dict[str, Any]:
+def load(
+    path: Path, *, model: nn.Module, ema: EMA, optimizer: Optimizer, check_beside: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
     """Restore everything in place; returns `step`, the number of steps taken, and what stands beside it.
 
+    `check_beside` raises for a state that the run did not write.
     Raises: OSError for a file that cannot be read, with its name.
     """
     state: dict[str, Any] = {}
@@ -55,11 +59,14 @@ def load(path: Path, *, model: nn.Module, ema: EMA, optimizer: Optimizer) -> dic
         "model.safetensors": lambda file: model.load_state_dict(load_file(file)),
         "ema.safetensors": lambda file: ema.load(load_file(file)),
         "optimizer.pt": lambda file: optimizer.load_state_dict(torch.load(file, weights_only=True)),
-        "state.json": lambda file: state.update({"step": None} | json.loads(file.read_text())),
+        "state.json": lambda file: state.update(json.loads(file.read_text())),
     }
     for name, read in restore.items():
         try:
             read(path / name)
+            if name == "state.json":
+                check_step(state, path)
+                check_beside(state)
         except MemoryError:
             raise
         except Exception as error:  # a damaged file may fail in any way
@@ -67,6 +74,12 @@ def load(path: Path, *, model: nn.Module, ema: EMA, optimizer: Optimizer) -> dic
             remedy = f"remove {path.name}, and the run goes on from the checkpoint before it"
             raise OSError(f"{path / name} cannot be read ({reason}): {remedy}") from None
     return state
+
+
+def check_step(state: dict[str, Any], path: Path) -> None:
+    step, named = state.get("step"), int(path.name.removeprefix(PREFIX))
+    if type(step) is not int or step != named:
+        raise ValueError(f"step is {step!r}, not {named}")
 
 
 def checkpointed_step(folder: Path) -> int:

@@ -75,7 +75,9 @@ def start(config: TrainConfig) -> Run:
     ema, schedule = EMA(model, decay=config.ema_decay), NoiseSchedule.linear()
     run = Run(config, model, ema, optimizer, dataset, schedule, data.digest(dataset))
     if found := checkpoint.checkpoints(config.out):
-        state = checkpoint.load(found[-1], model=model, ema=run.ema, optimizer=optimizer)
+        state = checkpoint.load(
+            found[-1], model=model, ema=run.ema, optimizer=optimizer, check_beside=check_pending
+        )
         if state.get("data", run.data) != run.data:  # earlier versions did not say
             raise ValueError(f"{config.dataset} is not what {found[-1]} was trained on: take that, or another --out")
         run.step = state["step"]
@@ -90,6 +92,17 @@ def save(run: Run) -> Path:
         run.config.out, step=run.step, model=run.model, ema=run.ema, optimizer=run.optimizer,
         keep=run.config.keep_checkpoints, beside={"data": run.data, "pending": pending},
     )  # fmt: skip
+
+
+def check_pending(state: dict[str, Any]) -> None:
+    """ValueError for reports in a state.json that are not rows of as many numbers as a `Report` has."""
+    rows = state.get("pending", [])
+    if not isinstance(rows, list) or not all(isinstance(row, list) and is_report(row) for row in rows):
+        raise ValueError(f"pending is {rows!r:.60}, not rows of {len(Report._fields)} numbers")
+
+
+def is_report(row: list[Any]) -> bool:
+    return len(row) == len(Report._fields) and all(isinstance(value, int | float) for value in row)
 
 
 def check_fits(config: TrainConfig, dataset: Dataset) -> None:
