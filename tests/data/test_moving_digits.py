@@ -1,6 +1,7 @@
 """Moving digits: what their captions say is true in every frame, and each clip is a function of its index."""
 
 import sys
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -201,6 +202,12 @@ def test_conditions_are_padded_to_the_longest_caption():
     assert (states.shape[2], states.dtype, mask.shape) == (384, torch.float32, states.shape[:2])
     assert captioned().mask.sum(1).max() == states.shape[1] < 120
     assert (states[mask == 0] == 0).all()
+
+
+def test_other_states_are_other_data_but_rounding_is_not():
+    held = captioned()
+    assert data.digest(replace(held, states=held.states * (1 + 1e-6))) == data.digest(held)
+    assert data.digest(replace(held, states=held.states * 1.1)) != data.digest(held)
 
 
 def test_states_with_and_without_caption_are_those_of_the_latte_pipeline(latte):
