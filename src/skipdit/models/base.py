@@ -143,7 +143,7 @@ class LongSkipModel(PublishedWithCard, LongSkipTransformer, SkipCacheMixin, Mode
     def fuse(self, index: int, stream: Tensor, skip: Tensor) -> Tensor:
         return fuse_skip(stream, skip, self.skip_norms[index], self.skip_linears[index], fuse=self.config.fuse)
 
-    def taken(self, hidden_states: Tensor, first: torch.nn.Conv2d) -> Tensor:
+    def cast_input(self, hidden_states: Tensor, first: torch.nn.Conv2d) -> Tensor:
         """Inputs in the dtype in which `first` computes; weights kept in one byte are cast when they are used."""
         kept = first.weight.dtype
         return hidden_states.to(self.dtype if kept.itemsize == 1 else kept)

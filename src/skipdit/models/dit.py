@@ -72,7 +72,7 @@ class DiT(AdaLNTransformer):
         self.assemble()
 
     def embed(self, hidden_states: Tensor, timestep: Tensor | float, class_labels: Tensor) -> tuple[Tensor, DiTContext]:
-        stream = self.tokens(self.taken(hidden_states, self.x_embedder.proj))
+        stream = self.tokens(self.cast_input(hidden_states, self.x_embedder.proj))
         time = self.t_embedder(per_sample(timestep, hidden_states), dtype=stream.dtype)
         conditioning = time + self.embed_classes(class_labels)
         return stream, DiTContext(conditioning, self.grid_of(hidden_states), hidden_states.dtype)

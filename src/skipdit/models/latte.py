@@ -101,7 +101,7 @@ class Latte(AdaLNTransformer):
         check_frames(frames, at_most=self.config.num_frames, num_images=num_images)
         self.check_labels(class_labels, image_labels, num_images)
         pictures = rearrange(hidden_states, "b f c h w -> (b f) c h w")
-        tokens = self.tokens(self.taken(pictures, self.x_embedder.proj))
+        tokens = self.tokens(self.cast_input(pictures, self.x_embedder.proj))
         stream = rearrange(tokens, "(b f) t d -> b f t d", b=batch)
         time = self.t_embedder(per_sample(timestep, hidden_states), dtype=stream.dtype)[:, None]
         video = time if class_labels is None else time + self.embed_classes(class_labels)[:, None]

@@ -176,11 +176,11 @@ class LatteT2V(LongSkipModel):
         stills, pictures = num_images or 0, hidden_states.shape[2]
         check_frames(pictures - stills, at_most=self.config.video_length, num_images=stills)
         check_text(encoder_hidden_states, encoder_attention_mask, num_images=stills)
-        states = self.caption_projection(self.taken(encoder_hidden_states, self.pos_embed.proj))
+        states = self.caption_projection(self.cast_input(encoder_hidden_states, self.pos_embed.proj))
         text = per_picture(states, frames=pictures - stills, pictures=pictures)
         if encoder_attention_mask is None:
             return LatteT2VConstants(text, None)
-        bias = self.taken(encoder_attention_mask, self.pos_embed.proj)
+        bias = self.cast_input(encoder_attention_mask, self.pos_embed.proj)
         if is_bias(encoder_attention_mask, num_images=stills):
             return LatteT2VConstants(text, repeat(bias, "b 1 s -> (b f) 1 s", f=pictures))
         mask = per_picture(bias[..., None], frames=pictures - stills, pictures=pictures)
@@ -202,7 +202,7 @@ class LatteT2V(LongSkipModel):
         if constants is None:
             constants = self.constants(hidden_states, encoder_hidden_states, encoder_attention_mask, num_images)
         pictured = rearrange(hidden_states, "b c f h w -> (b f) c h w")
-        tokens = self.pos_embed(self.taken(pictured, self.pos_embed.proj))
+        tokens = self.pos_embed(self.cast_input(pictured, self.pos_embed.proj))
         stream = rearrange(tokens, "(b f) t d -> b f t d", b=batch)
         timesteps = per_sample(timestep, hidden_states)
         time, embedded = self.adaln_single(timesteps, batch_size=batch, hidden_dtype=stream.dtype)
