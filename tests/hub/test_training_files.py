@@ -146,6 +146,45 @@ def test_what_the_run_was_told_must_agree_with_its_tensors(tmp_path, args, messa
             use()
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"args": {"objective": "pred_v"}},
+        {"args": {"parameterization": "v"}},
+        {"args": {"pred_type": "flow"}},
+        {"args": {"loss_type": "flow_matching"}},
+        {"args": {"prediction": "epsilon", "loss_type": "flow_matching"}},
+        {"args": {"transport": {"path_type": "Linear", "prediction": "velocity"}}},
+        {"args": argparse.Namespace(transport=argparse.Namespace(prediction="velocity"))},
+        {"args": argparse.Namespace(), "hyper_parameters": {"path_type": "Linear"}},
+    ],
+)
+def test_an_objective_is_found_wherever_it_is_said_and_gives_way_to_ours(beside):
+    checkpoint = {"model": tiny().state_dict()} | beside
+    with pytest.raises(MismatchError, match="trained on .* or give prediction_type"):
+        load_original(checkpoint, num_heads=2)
+    model = load_original(checkpoint, num_heads=2, prediction_type="v_prediction")
+    assert model.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize(("said", "meant"), [({"objective": "pred_x0"}, "sample"), ({"loss_type": "l2"}, "epsilon")])
+def test_words_of_ours_and_norms_are_taken(said, meant):
+    args = argparse.Namespace(**said)
+    args.itself = args
+    model = load_original({"model": tiny().state_dict(), "args": args}, num_heads=2)
+    assert model.config.prediction_type == meant
+
+
+@pytest.mark.parametrize("number", [str, np.int64])
+def test_numbers_of_any_type_are_compared(tmp_path, number):
+    for args in ({"num_classes": number(100)}, {"num_classes": number(10), "image_size": number(512)}):
+        with pytest.raises(MismatchError, match="own args say"):
+            load_original(published(tmp_path, args))
+    args = {"num_classes": number(10), "image_size": number(512)}
+    file = published(tmp_path, args)
+    assert load_original(file, sample_size=(16, 64)).null_class == 10
+
+
 def test_what_only_the_run_knows_is_taken_from_it(tmp_path):
     args = {"model": "DiT-S/8", "num_classes": 7, "image_size": 256, "learn_sigma": True, "predict_xstart": True}
     for dropout in (0, 0.1):

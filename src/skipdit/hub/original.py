@@ -36,7 +36,7 @@ from skipdit.hub.errors import (
     WrongShapeError,
 )
 from skipdit.hub.names import NameMap, State
-from skipdit.hub.own_args import check_args, own_args, told
+from skipdit.hub.own_args import as_int, check_args, own_args, read_objective
 from skipdit.hub.streaming import LazyTensor, made
 from skipdit.models.base import LongSkipModel
 
@@ -99,19 +99,21 @@ def described(
     """
     arch, args = arch_of(state, arch), {} if args is None else args
     kind = ARCHITECTURES[arch]
-    state, overrides = dict(kind.trimmed(state)), told(args) | dict(overrides)
+    ruled_out = {*overrides} | ({"image_size"} if "sample_size" in overrides else set())
+    state, read = dict(kind.trimmed(state)), {} if "prediction_type" in overrides else read_objective(args)
+    overrides = read | dict(overrides)
     try:
         config = kind.infer(state, with_classes(args, overrides)) | overrides
     except (KeyError, IndexError) as missing:
         raise MismatchError(f"no {arch} checkpoint: {missing} is missing among {len(state)} tensors") from None
-    check_args({name: value for name, value in args.items() if name not in overrides}, kind.model, config)
+    check_args({name: value for name, value in args.items() if name not in ruled_out}, kind.model, config)
     return kind, config, state
 
 
 def with_classes(args: Mapping[str, Any], overrides: Overrides) -> Overrides:
     """The overrides, and the number of classes that the run itself was told."""
-    classes = args.get("num_classes")
-    return {"num_classes": classes, **overrides} if isinstance(classes, int) else overrides
+    classes = as_int(args.get("num_classes"))
+    return overrides if classes is None else {"num_classes": classes, **overrides}
 
 
 def read(path: Path) -> Mapping[str, Any]:
