@@ -43,7 +43,7 @@ MEANINGS = {
     "psnr": "PSNR and SSIM are to what the same noise becomes uncached.",
 }
 STEPS = ("full", "cached")  # computed steps, and those that reuse
-OF_A_RECORD = ("settings", "machine", "date", "models", "results")
+OF_A_RECORD = ("settings", "machine", "date", "models", "stochastic", "results")
 NO_COLUMN = {"plan", *STEPS, "flops", "bytes_remembered"}
 SETTINGS = (  # those that say how was drawn; the others may be paths of a machine
     "images", "clips", "num_images", "steps", "scheduler", "guidance", "guidance_scale", "seed", "dtype", "device",
