@@ -2,6 +2,7 @@
 
 import sys
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 
@@ -12,6 +13,24 @@ def load_attribute(setting: str, path: str) -> Any:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{setting} {path!r} cannot be imported ({error}): name a module:attribute") from None
+
+
+def load_function(setting: str, given: Any, kind: type, *, unlike: tuple[type, ...] = ()) -> Any:
+    """What a setting gives, itself or by its import path: an object of `kind`, or a function of three arguments.
+
+    Raises: ValueError for anything else, as a class or an object `unlike` a function, though it can be called.
+    """
+    found = load_attribute(setting, given) if isinstance(given, str) else given
+    if isinstance(found, kind):
+        return found
+    try:
+        signature(found).bind(0, 0, 0)
+        is_function = not isinstance(found, (type, *unlike))
+    except (TypeError, ValueError):  # builtins may have no signature
+        is_function = False
+    if not is_function:
+        raise ValueError(f"{setting} is {given!r}: give a function of three arguments, a {kind.__name__}, or its path")
+    return found
 
 
 def path_of(setting: str, value: Any) -> str:

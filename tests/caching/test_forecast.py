@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skipdit.caching.forecast import Computed, hold, lagrange_weights, named_forecaster, residual, taylor
+from skipdit.caching.forecast import Computed, find_forecaster, hold, lagrange_weights, residual, taylor
 
 
 def past(*timesteps: float, dtype: torch.dtype = torch.float32) -> list[Computed]:
@@ -58,7 +58,7 @@ def test_one_step_back_is_a_straight_line():
 
 
 def test_what_each_forecaster_needs():
-    needs = {name: named_forecaster(name, order=2) for name in ("hold", "residual", "taylor")}
+    needs = {name: find_forecaster(name, order=2) for name in ("hold", "residual", "taylor")}
     assert [each.memory for each in needs.values()] == [1, 1, 3]
     assert [each.reads_shallow for each in needs.values()] == [False, True, False]
     assert [each.reads_timestep for each in needs.values()] == [False, False, True]
@@ -66,4 +66,4 @@ def test_what_each_forecaster_needs():
 
 def test_another_name_is_refused():
     with pytest.raises(ValueError, match="unknown forecast 'spline': take one of hold, residual, taylor, or module"):
-        named_forecaster("spline")
+        find_forecaster("spline", order=1)

@@ -23,11 +23,7 @@ def step(runs: Runs, *tokens, name: str = "default", kind: Kind = KIND, **now) -
     """One call that computes."""
     run = runs.take(name, tokens, Now(**now), kind)
     run.remember(Computed(None, None, torch.ones(4)), at_most=1)
-    given, timestep, place = now.get("step"), now.get("timestep"), now.get("place")
-    run.step = run.step + 1 if given is None else given
-    if not run.plan:
-        run.first, run.first_place = timestep, place
-    run.timestep, run.place, run.plan = timestep, place, run.plan.then(True)
+    run.advance(Now(**{"step": run.step + 1} | now), computes=True)
     runs.put(run)
     return run
 
@@ -152,14 +148,12 @@ def test_the_place_in_a_table_tells_runs_apart_without_a_timestep():
         assert (len(first.plan), first.doubt) == (3, "")
 
 
-def test_a_run_that_changes_its_thread_is_doubted():
+def test_a_run_whose_conditioning_another_thread_uses_is_doubted():
     runs, label, (first, second) = Runs(), torch.zeros(2), (Thread(), Thread())
     step(runs, first, label, timestep=900)
     assert step(runs, second, label, timestep=800).doubt
     assert not step(runs, second, torch.zeros(2), timestep=900).doubt
-    other = torch.zeros(2)
-    step(runs, first, other, timestep=900)
-    assert not step(runs, second, other, timestep=900).doubt, "two threads begin with one conditioning"
+    assert not step(runs, second, timestep=900).doubt, "nothing is shared where there is no conditioning"
 
 
 def test_a_run_whose_objects_last_is_not_taken_for_one_without():
@@ -199,13 +193,13 @@ def test_the_newest_are_kept_and_the_most_bytes_counted():
     memory = Memory()
     for timestep in (900, 800, 700):
         memory.remember(Computed(timestep, None, torch.ones(4)), at_most=2)
-        memory.count_bytes()
+        memory.advance(Now(0, timestep), computes=True)
     assert [each.timestep for each in memory.past] == [800, 700]
     assert memory.peak_bytes == 2 * 4 * 4
     shared = torch.ones(4)
     memory.remember(Computed(600, shared, torch.ones(4)), at_most=1)
     memory.state["shallow"] = shared
-    memory.count_bytes()
+    memory.advance(Now(0, 600), computes=True)
     assert memory.peak_bytes == 2 * 4 * 4, "shallow and deep of one step; the same tensor counts once"
 
 

@@ -45,8 +45,7 @@ def test_without_a_window_nobody_asks_for_a_timestep():
     assert not steps.reads_timestep
     assert Guarded(Interval(3), (0, 1000)).reads_timestep
     assert [interval(Now(step), None, {}) for step in range(4)] == [True, False, False, True]
-    assert not interval.ends_reuse(None)
-    assert not steps.ends_reuse(None)
+    assert not Guarded(interval).ends_reuse(None)
 
 
 def test_the_first_steps_can_be_retained():
@@ -68,7 +67,8 @@ def run_of(schedule: Schedule, features: list[float]) -> str:
     """The plan over shallow features of a constant value each."""
     made, state = Plan(), {}
     for index, value in enumerate(features):
-        made = made.then(schedule(Now(index, since=made.since), torch.full((2, 3), value), state) or index == 0)
+        computes = schedule(Now(index, since=made.since), torch.full((2, 3), value), state) or index == 0
+        made = Plan((*made, computes))
     return str(made)
 
 
@@ -94,7 +94,7 @@ def test_named_steps_compute_and_no_other():
 
 @pytest.mark.parametrize(
     ("steps", "message"),
-    [((), "first must be 0"), ((1, 2), "first must be 0"), ((0, 3, 2), "larger"), ((0, 2, 2), "larger")],
+    [((), "begin with 0"), ((1, 2), "begin with 0"), ((0, 3, 2), "rise"), ((0, 2, 2), "rise")],
 )
 def test_named_steps_begin_with_0_and_rise(steps, message):
     with pytest.raises(ValueError, match=message):

@@ -2,24 +2,18 @@
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields, replace
-from inspect import signature
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from skipdit.attributes import load_attribute, path_of
-from skipdit.caching.forecast import Forecaster, as_forecaster, named_forecaster
-from skipdit.caching.schedule import (
-    Custom,
-    ExplicitSteps,
-    Guarded,
-    Interval,
-    RelativeChange,
-    Schedule,
-    is_number,
-)
+from skipdit.attributes import load_function, path_of
+from skipdit.caching.forecast import Forecaster, find_forecaster
+from skipdit.caching.schedule import ExplicitSteps, Guarded, Interval, RelativeChange, Schedule, is_number
 
 DEFAULT_INTERVAL = 2
 PUBLISHED_DEPTH = 28  # layers of the models that the presets were published for
+LEADERS: dict[str, Callable] = {"interval": Interval, "steps": ExplicitSteps, "threshold": RelativeChange}
+OURS = tuple(LEADERS.values())
+LEFT_OUT = ("retention", "max_cached", "threshold", "schedule")  # of JSON, where they are None
 
 
 @dataclass(frozen=True)
@@ -58,14 +52,20 @@ class SkipCacheConfig:
     schedule: str | Schedule | Callable | None = None
 
     def __post_init__(self) -> None:
-        self._fill(schedule=self._merge_schedule())
+        # `dataclasses.replace` hands back the schedule that was made of the old settings.
+        own = own_schedule(self.schedule) if isinstance(self.schedule, Guarded) else self.schedule
+        if isinstance(own, OURS):
+            raise ValueError(f"schedule is {own}: give that number or those steps as a setting of its own")
+        own = None if own is None else load_function("schedule", own, Schedule)
         self._fill(window=as_tuple(self.window), steps=as_tuple(self.steps))
-        if all(getattr(self, name) is None for name in LEADERS):
+        if own is None and all(getattr(self, name) is None for name in LEADERS):
             self._fill(interval=DEFAULT_INTERVAL)
         if self.order is None and self.forecast == "taylor":
             self._fill(order=1)
-        self._check()
-        self._fill(schedule=self._complete_schedule())
+        self._check(own)
+        ours = (make(getattr(self, name)) for name, make in LEADERS.items() if getattr(self, name) is not None)
+        base = next(ours) if own is None else own
+        self._fill(schedule=Guarded(base, self.window, self.retention, self.max_cached))
 
     @classmethod
     def preset(cls, name: str, *, depth: int | None = None, **changes: Any) -> "SkipCacheConfig":
@@ -100,20 +100,17 @@ class SkipCacheConfig:
         Raises: ValueError for a forecast or schedule that no import path leads to, as a lambda.
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["schedule"] = settings_of(self.schedule).get("schedule")
+        values["schedule"] = own_schedule(self.schedule)
         for name in ("forecast", "schedule"):
-            value = values[name].function if isinstance(values[name], Custom) else values[name]
-            values[name] = value if value is None or isinstance(value, str) else path_of(name, value)
+            if values[name] is not None and not isinstance(values[name], str):
+                values[name] = path_of(name, values[name])
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
         return {name: value for name, value in values.items() if value is not None or name not in LEFT_OUT}
 
     @property
     def forecaster(self) -> Forecaster:
         """What `forecast` and `order` name."""
-        if isinstance(self.forecast, str) and ":" not in self.forecast:
-            return named_forecaster(self.forecast, order=self.order or 1)
-        found = find("forecast", self.forecast, Forecaster)
-        return found if isinstance(found, Forecaster) else as_forecaster(found)
+        return find_forecaster(self.forecast, order=self.order or 1)
 
     @property
     def reads_shallow(self) -> bool:
@@ -129,41 +126,13 @@ class SkipCacheConfig:
         for name, value in values.items():
             object.__setattr__(self, name, value)  # the one way to complete a frozen dataclass
 
-    def _merge_schedule(self) -> Schedule | None:
-        """Take a schedule of the package as its settings; returns what no settings give.
-
-        `dataclasses.replace` hands back the schedule that was made of the old settings: then the settings count.
-        """
-        if self.schedule is None:
-            return None
-        found = find("schedule", self.schedule, Schedule)
-        found = found if isinstance(found, Schedule) else Custom(found)
-        settings = settings_of(found)
-        given = [name for name in SETTINGS if name in settings and getattr(self, name) is not None]
-        if found.derived and any(getattr(self, name) is not None for name in SETTINGS):
-            return settings.get("schedule")
-        if given:
-            raise ValueError(f"{given[0]} is {getattr(self, given[0])} beside schedule {found}: give one of them")
-        self._fill(**{name: value for name, value in settings.items() if name != "schedule"})
-        return settings.get("schedule")
-
-    def _complete_schedule(self) -> Schedule:
-        if self.schedule is not None:
-            made = self.schedule
-        elif self.steps is not None:
-            made = mark_derived(ExplicitSteps(self.steps))
-        else:
-            made = mark_derived(Interval(self.interval) if self.threshold is None else RelativeChange(self.threshold))
-        guards = (self.window, self.retention, self.max_cached)
-        return made if guards == (None, None, None) else mark_derived(Guarded(made, *guards))
-
-    def _check(self) -> None:
-        """Check what the schedule does not check itself."""
-        given = [name for name in LEADERS if getattr(self, name) is not None]
-        given += ["window"] if self.steps is not None and self.window is not None else []
+    def _check(self, own: Schedule | Callable | None) -> None:
+        """Check what schedule and forecaster do not check themselves."""
+        values = {"schedule": own} | {name: getattr(self, name) for name in ("steps", "threshold", "interval")}
+        values |= {"window": self.window} if self.steps is not None else {}
+        given = [f"{name} is {value}" for name, value in values.items() if value is not None]
         if len(given) > 1:
-            first, other = (f"{name} is {getattr(self, name)}" for name in given[:2])
-            raise ValueError(f"{other} beside {first}: give one of them")
+            raise ValueError(f"{given[1]} beside {given[0]}: give one of them")
         if not is_number(self.branch, int) or self.branch < 0:
             raise ValueError(f"branch is {self.branch!r}: it must be an integer of at least 0")
         takes_order = self.forecast == "taylor" and is_number(self.order, int) and self.order in (1, 2)
@@ -172,6 +141,11 @@ class SkipCacheConfig:
         if is_number(self.max_cached, int) and is_number(self.interval, int) and self.max_cached >= self.interval - 1:
             raise ValueError(f"max_cached is {self.max_cached} with interval {self.interval}: give less, or none")
         _ = self.forecaster  # raises for what it cannot be made of
+
+
+def own_schedule(made: Guarded) -> Schedule | Callable | None:
+    """The caller's own schedule in the one that a config has made; None where settings gave it."""
+    return None if isinstance(made.base, OURS) else made.base
 
 
 def as_tuple(value: Any) -> Any:
@@ -184,42 +158,6 @@ def largest_branch(depth: int) -> int:
     return (depth - 1) // 2
 
 
-def mark_derived(schedule: Schedule) -> Schedule:
-    object.__setattr__(schedule, "derived", True)
-    return schedule
-
-
-def settings_of(schedule: Schedule) -> dict[str, Any]:
-    """The settings that give a schedule; what is not of the package stays under "schedule"."""
-    if isinstance(schedule, Guarded):
-        guards = {name: getattr(schedule, name) for name in ("window", "retention", "max_cached")}
-        return settings_of(schedule.schedule) | {name: value for name, value in guards.items() if value is not None}
-    is_ours = isinstance(schedule, Interval | ExplicitSteps | RelativeChange)
-    return asdict(schedule) if is_ours else {"schedule": schedule}
-
-
-def find(setting: str, given: Any, kind: type) -> Any:
-    """What a setting gives, itself or by its import path: of a kind, or a function of three arguments."""
-    found = load_attribute(setting, given) if isinstance(given, str) else given
-    if isinstance(found, kind) or takes_three_arguments(found):
-        return found
-    raise ValueError(f"{setting} is {given!r}: give a function of three arguments, a {kind.__name__}, or its path")
-
-
-def takes_three_arguments(value: Any) -> bool:
-    """Whether it is a function that can be called so; classes, forecasters and schedules are none."""
-    if isinstance(value, type | Forecaster | Schedule):
-        return False
-    try:
-        signature(value).bind(0, 0, 0)
-    except (TypeError, ValueError):  # builtins may have no signature
-        return False
-    return True
-
-
-LEADERS = ("schedule", "steps", "threshold", "interval")
-SETTINGS = ("interval", "steps", "threshold", "window", "retention", "max_cached")
-LEFT_OUT = ("retention", "max_cached", "threshold", "schedule")  # of JSON, where they are None
 PRESETS = {
     "class-to-image": SkipCacheConfig(interval=2, branch=4, window=(20, 1000)),
     "class-to-video": SkipCacheConfig(interval=2, branch=1, window=(49, 900)),  # published: until t < 50

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from skipdit.caching.schedule import check_count
+from skipdit.attributes import load_function
+from skipdit.caching.schedule import Schedule, check_count
 
-FORECASTS = ("hold", "residual", "taylor")
 FUNCTION_MEMORY = 3  # computed steps that a plain function is given
 
 
@@ -69,23 +69,20 @@ def taylor(past: Sequence[Computed], timestep: float, shallow: Tensor | None) ->
 
 def lagrange_weights(points: Sequence[float], at: float) -> list[float]:
     """The weight of each point's value in the polynomial through all of them, at `at`; the weights sum to 1."""
-    return [
-        prod((at - other) / (point - other) for k, other in enumerate(points) if k != j)
-        for j, point in enumerate(points)
-    ]
+    return [prod((at - q) / (p - q) for k, q in enumerate(points) if k != j) for j, p in enumerate(points)]
 
 
-def named_forecaster(name: str, *, order: int = 1) -> Forecaster:
-    """The forecaster of a name; ValueError lists the names."""
-    if name not in FORECASTS:
-        raise ValueError(f"unknown forecast {name!r}: take one of {', '.join(FORECASTS)}, or module:attribute")
-    return {
+def find_forecaster(given: str | Forecaster | Callable, *, order: int) -> Forecaster:
+    """A forecaster by its name or "module:attribute", itself, or made of a function, which then reads everything."""
+    named = {
         "hold": Forecaster(hold),
         "residual": Forecaster(residual, reads_shallow=True),
         "taylor": Forecaster(taylor, memory=order + 1, reads_timestep=True),
-    }[name]
-
-
-def as_forecaster(function: Callable) -> Forecaster:
-    """A plain function as a forecaster that reads everything, of the last `FUNCTION_MEMORY` computed steps."""
-    return Forecaster(function, memory=FUNCTION_MEMORY, reads_shallow=True, reads_timestep=True)
+    }
+    if isinstance(given, str) and ":" not in given:
+        if given not in named:
+            raise ValueError(f"unknown forecast {given!r}: take one of {', '.join(named)}, or module:attribute")
+        return named[given]
+    found = load_function("forecast", given, Forecaster, unlike=(Schedule,))
+    is_whole = isinstance(found, Forecaster)
+    return found if is_whole else Forecaster(found, FUNCTION_MEMORY, reads_shallow=True, reads_timestep=True)

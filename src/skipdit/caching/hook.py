@@ -104,7 +104,7 @@ class SkipCacheHook(ModelHook):
         ending = self.runs.end(threading.current_thread()).values()
         full, cached = sum(stats.full for stats in ending), sum(stats.cached for stats in ending)
         if not cached and full > 1 and self.config.interval != 1:
-            never = f"Skip-Cache never fired: all {full} steps computed the trunk under {self.config.schedule}"
+            never = f"Skip-Cache never fired: all {full} steps computed the trunk"
             warn(f"{never}; widen the window, name fewer steps, or {REMEDY}")
         last = max((stats.full + stats.cached for stats in ending), default=1) - 1
         if ending and self.config.steps is not None and self.config.steps[-1] > last:

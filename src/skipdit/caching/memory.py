@@ -26,14 +26,7 @@ from skipdit.caching.schedule import Now, Plan
 MAX_RUNS = 8  # that keep tensors; MAX_KNOWN are told apart
 MAX_KNOWN = 64
 ROUNDING = 6e-4  # KDPM2 interpolates timesteps: those that should repeat rise by up to 0.0005 of the largest
-
-
-DOUBTS = {
-    "shared": "two runs in turns share their conditioning",
-    "joined": "runs in turns bring new conditioning to each step, or one began before its first step",
-    "threads": "one run changes from thread to thread",
-    "many": f"more than {MAX_RUNS} runs are under way",
-}
+JOINED = "runs in turns bring new conditioning to each step, or one began before its first step"
 
 
 class Kind(NamedTuple):
@@ -48,9 +41,8 @@ class Kind(NamedTuple):
 class CacheStats(NamedTuple):
     """What Skip-Cache did in a run: its plan ("#.#."), steps that computed and did not, and what it remembered at most.
 
-    `bytes_remembered` counts the tensors that it keeps from one step to the next: the deep features that the forecast
-    needs (with "residual" the shallow ones too), the schedule's own, and what was computed once from constant inputs,
-    as projected text. The inputs themselves, ControlNet's among them, belong to the caller and are not counted.
+    `bytes_remembered` counts the tensors that it keeps from one step to the next: features, the schedule's own, and
+    what was computed once from constant inputs, as projected text. The inputs belong to the caller and do not count.
     """
 
     plan: str
@@ -87,10 +79,6 @@ class Memory:
     lonely_runs: int = 0  # before this one: of one call each, at other timesteps
 
     @property
-    def stats(self) -> CacheStats:
-        return CacheStats(str(self.plan), self.plan.full, self.plan.cached, self.peak_bytes)
-
-    @property
     def is_anonymous(self) -> bool:
         """Whether nothing but its thread tells the run from others."""
         return len(self.tokens) <= 1
@@ -101,17 +89,15 @@ class Memory:
         return any(token() is None for token in self.tokens)
 
     def know_by(self, tokens: Sequence[Any]) -> None:
-        """Keep weak references to the tokens; when one dies, `leave`."""
+        """Keep weak references to the tokens. When one dies, the tensors go, unless the next call may bring others."""
         leave = WeakMethod(self.leave)
         self.tokens = tuple(WeakIdRef(token, lambda _: (method := leave()) and method()) for token in tokens)
         self.versions = count_writes(tokens)
 
     def is_known_by(self, tokens: Sequence[Any]) -> bool:
-        same = len(self.tokens) == len(tokens) and all(mine() is given for mine, given in zip(self.tokens, tokens))
-        return same and self.versions == count_writes(tokens)
+        return is_same(self.tokens, tokens) and self.versions == count_writes(tokens)
 
     def leave(self) -> None:
-        """Drop the tensors, unless the next call may bring other objects."""
         if not self.is_joinable or self.tokens[0]() is None:
             self.forget()
 
@@ -128,8 +114,9 @@ class Memory:
             return False
         if kind != self.kind or (now.step is not None and now.step != self.step + 1):
             return True
-        if None not in (now.place, self.place) and not self.leads_to(now.place):
-            return True
+        if None not in (now.place, self.place):
+            so_far, step = self.place - self.first_place, now.place - self.place
+            return abs(step) != 1 if so_far == 0 else step not in (0, 1 if so_far > 0 else -1)
         if None in (now.timestep, self.timestep):
             return False
         rounding = ROUNDING * max(abs(now.timestep), abs(self.timestep), abs(self.first or 0))
@@ -137,10 +124,9 @@ class Memory:
         turns = (now.timestep - self.timestep) * so_far < 0
         return turns and min(abs(now.timestep - self.timestep), abs(so_far)) > rounding or now.timestep == self.first
 
-    def leads_to(self, place: int) -> bool:
-        """Whether a place follows in the table: the next one in the run's direction, or the same, but for the first."""
-        so_far, step = self.place - self.first_place, place - self.place
-        return abs(step) == 1 if so_far == 0 else step in (0, 1 if so_far > 0 else -1)
+    def stands_at(self, now: Now) -> bool:
+        """Whether a call is at the very step, place or timestep at which the run stands."""
+        return now[:2] == (self.step if now.step is not None else None, self.timestep) and now.place == self.place
 
     def remember(self, computed: Computed, *, at_most: int) -> None:
         """Keep the `at_most` newest; one of the same timestep is replaced (second-order samplers ask twice)."""
@@ -148,10 +134,19 @@ class Memory:
             self.past.pop()
         self.past = [*self.past, computed][-at_most:]
 
-    def count_bytes(self) -> None:
-        held = tree_leaves((self.past, self.state, self.constants))
-        distinct = {id(tensor): tensor.nbytes for tensor in held if isinstance(tensor, Tensor)}
+    def advance(self, now: Now, *, computes: bool) -> None:
+        """Stand at a step that has been made, and count what is kept of it."""
+        if not self.plan:
+            self.first, self.first_place = now.timestep, now.place
+        self.step, self.timestep, self.place = now.step, now.timestep, now.place
+        self.plan = Plan((*self.plan, computes))
+        kept = tree_leaves((self.past, self.state, self.constants))
+        distinct = {id(tensor): tensor.nbytes for tensor in kept if isinstance(tensor, Tensor)}
         self.peak_bytes = max(self.peak_bytes, sum(distinct.values()))
+
+
+def is_same(known: Sequence[WeakIdRef], tokens: Sequence[Any]) -> bool:
+    return len(known) == len(tokens) and all(each() is given for each, given in zip(known, tokens))
 
 
 def count_writes(tokens: Sequence[Any]) -> tuple[int | None, ...]:
@@ -179,38 +174,36 @@ class Runs:
         with self.lock:
             self.calls += 1
             mine = [run for run in self.memories if run.name == name and run.tokens[0]() is tokens[0]]
-            run = next((run for run in mine if run.kind == kind and run.is_known_by(tokens)), None)
-            lasts = run is not None and not (run.is_anonymous and now.step is not None)
-            if not lasts:
-                run = mine[-1] if mine and is_joined(mine[-1], now, kind) else None
+            last = mine[-1] if mine else Memory(name=name)
+            known = next((run for run in mine if run.kind == kind and run.is_known_by(tokens)), None)
+            joins = last.is_joinable and last.is_left and now.step and not last.begins_anew(now, kind)
+            run = known or (last if joins else None)
             if run is not None:
                 self.memories.remove(run)
             if run is None or run.begins_anew(now, kind):
-                run = self._begin(name, tokens, now, before=run, last=mine[-1] if mine else None)
-            elif lasts:
-                run.is_joinable, run.doubt = False, run.doubt if run.doubt != DOUBTS["joined"] else ""
-            elif not run.is_known_by(tokens):
+                doubt = self._doubt(tokens, now, known, last)
+                run = Memory(name=name, doubt=doubt, first_call=self.calls, is_joinable=now.step is not None)
+                run.lonely_runs = last.lonely_runs + (not last.stands_at(now)) if len(last.plan) == 1 else 0
+                run.know_by(tokens)
+                if last.is_left:
+                    last.forget()
+            elif run is known:
+                run.is_joinable, run.doubt = False, run.doubt if run.doubt != JOINED else ""
+            else:
                 run.constants = None
                 run.know_by(tokens)
             run.kind, run.last_call = kind, self.calls
             return run
 
-    def _begin(self, name: str, tokens: Sequence[Any], now: Now, *, before: Memory | None, last: Memory | None):
-        """A new run, with a doubt where it may be a part of another."""
-        run = Memory(name=name, first_call=self.calls, is_joinable=now.step is not None)
-        run.know_by(tokens)
-        follows_loose = last is not None and last.is_joinable and last.is_left and len(last.plan) == 1
-        if before is not None and (stands_where(before, now) or now.step):
-            run.doubt = DOUBTS["shared"]
-        elif any(is_elsewhere(other, run, now) for other in self.memories):
-            run.doubt = DOUBTS["threads"]
-        elif now.step or (follows_loose and now.step == 0):
-            run.doubt = DOUBTS["joined"]
-        if last is not None and len(last.plan) == 1:
-            run.lonely_runs = last.lonely_runs + (not stands_where(last, now))
-            if last.is_left:
-                last.forget()
-        return run
+    def _doubt(self, tokens: Sequence[Any], now: Now, known: Memory | None, last: Memory) -> str:
+        """Why a run that begins may be a part of another; empty where it cannot be."""
+        if known is not None and (known.stands_at(now) or now.step):
+            return "two runs in turns share their conditioning"
+        others = (run for run in self.memories if run.name == last.name and run.tokens[0]() is not tokens[0])
+        if len(tokens) > 1 and any(is_same(run.tokens[1:], tokens[1:]) for run in others):
+            return "one conditioning is used in several threads"
+        began_before = last.is_joinable and last.is_left and len(last.plan) == 1 and now.step == 0
+        return JOINED if now.step or began_before else ""
 
     def put(self, run: Memory) -> None:
         """Take a memory back after its call; the tensors of the least recently used are dropped."""
@@ -218,15 +211,13 @@ class Runs:
             self.memories = [*self.memories, run][-MAX_KNOWN:]
             for old in [run for run in self.memories if run.past][:-MAX_RUNS]:
                 old.forget()
-                old.doubt = DOUBTS["many"]
+                old.doubt = f"more than {MAX_RUNS} runs are under way"
 
     def end(self, thread: object) -> dict[str, CacheStats]:
         """End the runs of a thread that were used since the last used one began: one inside another ends alone."""
         with self.lock:
             mine = [run for run in self.memories if run.tokens[0]() is thread]
-            last = mine[-1] if mine else None
-            beside = [run for run in mine if run.name != last.name and run.last_call + 1 == last.first_call]
-            ending = [run for run in mine if run.last_call >= last.first_call] + beside
+            ending = [run for run in mine if run.last_call >= mine[-1].first_call]
             self.memories = [run for run in self.memories if run not in ending and not run.is_left]
             self.last = named_stats(ending) or self.last
             return named_stats(ending)
@@ -234,28 +225,7 @@ class Runs:
     def stats(self) -> dict[str, CacheStats]:
         """Of the present runs by the name of their context, or of those that ended last."""
         with self.lock:
-            present = [run for run in self.memories if not run.is_left] or self.memories[-1:]
-            return named_stats(present) or self.last
-
-
-def is_joined(last: Memory, now: Now, kind: Kind) -> bool:
-    """Whether a step index joins a call with other objects to the last run of its name and thread."""
-    loose = last.is_joinable and (last.is_anonymous or last.is_left)
-    return bool(now.step) and loose and last.step + 1 == now.step and last.kind == kind
-
-
-def stands_where(run: Memory, now: Now) -> bool:
-    """Whether a call is at the very step, place or timestep at which the run stands."""
-    there = (run.step if now.step is not None else None, run.place, run.timestep)
-    return there == (now.step, now.place, now.timestep)
-
-
-def is_elsewhere(other: Memory, run: Memory, now: Now) -> bool:
-    """Whether another thread has a run of the same objects that did not begin where this call is."""
-    theirs, mine = ([token() for token in each.tokens[1:]] for each in (other, run))
-    same = len(mine) == len(theirs) > 0 and all(a is b for a, b in zip(theirs, mine)) and other.name == run.name
-    begins = now.timestep == other.first if now.place is None else now.place == other.first_place
-    return same and other.tokens[0]() is not run.tokens[0]() and not begins
+            return named_stats([run for run in self.memories if not run.is_left] or self.memories[-1:]) or self.last
 
 
 def named_stats(runs: Sequence[Memory]) -> dict[str, CacheStats]:
@@ -263,5 +233,6 @@ def named_stats(runs: Sequence[Memory]) -> dict[str, CacheStats]:
     stats: dict[str, CacheStats] = {}
     for run in sorted(runs, key=lambda run: -run.first_call):
         number = sum(name.partition(" ")[0] == run.name for name in stats) + 1
-        stats[run.name if number == 1 else f"{run.name} {number}"] = run.stats
+        name = run.name if number == 1 else f"{run.name} {number}"
+        stats[name] = CacheStats(str(run.plan), run.plan.full, run.plan.cached, run.peak_bytes)
     return stats

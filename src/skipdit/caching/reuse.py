@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skipdit.caching.forecast import Computed, Forecaster
 from skipdit.caching.memory import Kind, Memory
-from skipdit.caching.schedule import Now, Schedule
+from skipdit.caching.schedule import Guarded, Now
 
 __all__ = ["Kind", "Memory", "Now", "RunSeam"]
 
@@ -26,7 +26,7 @@ class RunSeam:
     `deep` is None until it is forecast or computed; `constants` is what the model computes once from constant inputs.
     """
 
-    def __init__(self, schedule: Schedule, forecaster: Forecaster, cut: int, memory: Memory, now: Now):
+    def __init__(self, schedule: Guarded, forecaster: Forecaster, cut: int, memory: Memory, now: Now):
         self.schedule, self.forecaster, self.cut, self.memory = schedule, forecaster, cut, memory
         step = memory.step + 1 if now.step is None else now.step
         self.now = now._replace(step=step, previous=memory.timestep, since=memory.plan.since)
@@ -50,7 +50,7 @@ class RunSeam:
     def decide(self, shallow: Tensor | None) -> None:
         """Ask the schedule, and if it says so, forecast."""
         memory = self.memory
-        asked = bool(self.schedule(self.now, shallow, memory.state))
+        asked = self.schedule(self.now, shallow, memory.state)
         self.computes = asked or not memory.past or bool(memory.doubt)
         self.shallow = shallow if self.forecaster.reads_shallow else None
         if not self.computes:
@@ -63,11 +63,7 @@ class RunSeam:
             timestep = now.timestep if self.forecaster.reads_timestep else None
             memory.remember(Computed(timestep, self.shallow, self.deep), at_most=self.forecaster.memory)
         memory.constants = self.constants
-        memory.count_bytes()
-        if not memory.plan:
-            memory.first, memory.first_place = now.timestep, now.place
-        memory.step, memory.timestep, memory.place = now.step, now.timestep, now.place
-        memory.plan = memory.plan.then(self.computes)
+        memory.advance(now, computes=self.computes)
         if self.schedule.ends_reuse(now.timestep):
             memory.past = []
         return memory

@@ -42,14 +42,9 @@ class Schedule:
 
     reads_timestep: bool = True
     reads_shallow: bool = False
-    derived: bool = False  # made from the other settings of a config: `dataclasses.replace` has it made anew
 
     def __call__(self, now: Now, shallow: Tensor | None, state: dict[str, Any]) -> bool:
         raise NotImplementedError
-
-    def ends_reuse(self, timestep: float | None) -> bool:
-        """Whether every step after this one computes, so that what is remembered can be dropped."""
-        return False
 
     def check_run(self, num_steps: int) -> None:
         """Raise ValueError where the schedule does not fit a run of `num_steps`."""
@@ -79,10 +74,8 @@ class ExplicitSteps(Schedule):
     def __post_init__(self) -> None:
         if not isinstance(self.steps, tuple) or not all(is_number(step, int) for step in self.steps):
             raise ValueError(f"steps are {self.steps!r}: give integers, beginning with 0")
-        if self.steps[:1] != (0,):
-            raise ValueError(f"steps are {list(self.steps)}: the first must be 0, before which nothing is remembered")
-        if any(later <= earlier for earlier, later in pairwise(self.steps)):
-            raise ValueError(f"steps are {list(self.steps)}: each must be larger than the one before")
+        if self.steps[:1] != (0,) or any(later <= earlier for earlier, later in pairwise(self.steps)):
+            raise ValueError(f"steps are {list(self.steps)}: they must begin with 0, the first step, and rise")
 
     def __call__(self, now: Now, shallow: Tensor | None, state: dict[str, Any]) -> bool:
         return now.step in self.steps
@@ -114,22 +107,11 @@ class RelativeChange(Schedule):
 
 
 @dataclass(frozen=True)
-class Custom(Schedule):
-    """A plain function as a schedule. It may read everything, so that no plan is known before a run."""
-
-    function: Callable[[Now, Tensor, dict[str, Any]], bool]
-    reads_shallow = True
-
-    def __call__(self, now: Now, shallow: Tensor, state: dict[str, Any]) -> bool:
-        return bool(self.function(now, shallow, state))
-
-
-@dataclass(frozen=True)
 class Guarded(Schedule):
-    """Another schedule; but steps outside the window (stop, start) of timesteps compute, the first `retention` steps,
-    and each that would be cached after `max_cached` cached ones in a row."""
+    """Another schedule, or a function; but steps outside the window (stop, start) of timesteps compute, the first
+    `retention` steps, and each that would be cached after `max_cached` cached ones in a row."""
 
-    schedule: Schedule
+    base: Schedule | Callable[[Now, Tensor, dict[str, Any]], bool]
     window: tuple[float, float] | None = None
     retention: int | None = None
     max_cached: int | None = None
@@ -139,30 +121,32 @@ class Guarded(Schedule):
         is_pair = len(window) == 2 and all(map(is_number, window))
         if self.window is not None and not (is_pair and window[0] <= window[1]):
             raise ValueError(f"window is {self.window!r}: give (stop, start) in timesteps, stop <= start, as (20, 999)")
-        check_count(retention=1 if self.retention is None else self.retention)
-        check_count(max_cached=1 if self.max_cached is None else self.max_cached)
+        counts = {"retention": self.retention, "max_cached": self.max_cached}
+        check_count(**{name: count for name, count in counts.items() if count is not None})
 
     @property
     def reads_timestep(self) -> bool:
-        return self.window is not None or self.schedule.reads_timestep
+        return self.window is not None or not isinstance(self.base, Schedule) or self.base.reads_timestep
 
     @property
     def reads_shallow(self) -> bool:
-        return self.schedule.reads_shallow
+        return not isinstance(self.base, Schedule) or self.base.reads_shallow
 
     def __call__(self, now: Now, shallow: Tensor | None, state: dict[str, Any]) -> bool:
-        computes = self.schedule(now, shallow, state)
+        computes = self.base(now, shallow, state)
         if self.window is not None:
             stop, start = self.window
             computes = computes or now.timestep >= start or (now.previous is not None and now.previous <= stop)
         too_many = None not in (self.max_cached, now.since) and now.since > self.max_cached
-        return computes or too_many or now.step < (self.retention or 0)
+        return bool(computes) or too_many or now.step < (self.retention or 0)
 
     def ends_reuse(self, timestep: float | None) -> bool:
+        """Whether every step after this one computes, so that what is remembered can be dropped."""
         return self.window is not None and timestep <= self.window[0]
 
     def check_run(self, num_steps: int) -> None:
-        self.schedule.check_run(num_steps)
+        if isinstance(self.base, Schedule):
+            self.base.check_run(num_steps)
 
 
 def is_number(value: Any, kind: type | tuple = (int, float)) -> bool:
@@ -198,9 +182,6 @@ class Plan(tuple[bool | None, ...]):
         """How many steps before the next one the last computed step lies."""
         return self[::-1].index(True) + 1 if self.full else None
 
-    def then(self, computes: bool) -> "Plan":
-        return Plan((*self, computes))
-
     def cost(self, cached_step: float) -> float:
         """The run's cost against an uncached one, where a cached step costs `cached_step` of a full one.
 
@@ -225,5 +206,5 @@ def plan(schedule: Schedule, timesteps: Sequence[float]) -> Plan:
     made, state = Plan(), {}
     for step, (timestep, previous) in enumerate(zip(timesteps, [None, *timesteps[:-1]])):
         computes = bool(schedule(Now(step, timestep, previous, made.since), None, state))
-        made = made.then(computes or not made.full)
+        made = Plan((*made, computes or not made))
     return made

@@ -68,14 +68,16 @@ class Guards(Subject):
         with pytest.raises(ValueError, match=r"differ.*\[700, 900\].*one timestep a call"):
             sample(model, self.inputs(900) | {"timestep": torch.tensor([900, 700])})
 
-    def test_conditioning_that_is_new_at_each_step_is_told_of_once(self, model):
-        """Nothing identifies such a run, so that nothing is reused."""
+    @pytest.mark.parametrize("calls", [1, 2])
+    def test_conditioning_that_is_new_at_each_call_is_told_of_once(self, model, calls):
+        """Nothing identifies such a run, so that nothing is reused; nor in several calls a step, as halves of a batch."""
         model.enable_cache(SkipCacheConfig())
-        fresh = [{name: value.clone() for name, value in self.inputs(timestep).items()} for timestep in TIMESTEPS]
+        timesteps = [timestep for timestep in TIMESTEPS for _ in range(calls)]
+        fresh = [{name: value.clone() for name, value in self.inputs(timestep).items()} for timestep in timesteps]
         with pytest.warns(UserWarning, match="each call brings other conditioning tensors.*step_index") as told:
             outputs = [sample(model, inputs) for inputs in fresh]
         assert len(told) == 1
-        assert_equal(outputs, self.run(self.build()))
+        assert_equal(outputs, self.run(self.build(), timesteps))
 
     def test_stats_say_what_was_done(self, model):
         with pytest.raises(ValueError, match="enable_cache"):
