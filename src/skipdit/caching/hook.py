@@ -9,6 +9,7 @@ This is the one module that imports private names of diffusers; `skipdit.pipelin
 
 import threading
 import warnings
+from dataclasses import dataclass
 from functools import cache
 from inspect import signature
 from typing import Any
@@ -43,18 +44,54 @@ class Contexts(threading.local, StateManager):
         return self._context or DEFAULT_CONTEXT
 
 
+@dataclass(frozen=True)
+class Interface:
+    """Which arguments of a model's `forward` are what.
+
+    `constant` names what is the same at every step of a run, as text: a run is known by it. None: whatever is neither
+    the sample nor the timestep nor in `changing`. `scale` and `ascends` make the timestep a noise level, which falls
+    from 1000 to 0: scale * t, or 1000 - scale * t.
+    """
+
+    sample: str = "hidden_states"
+    timestep: str = "timestep"
+    constant: tuple[str, ...] | None = None
+    changing: tuple[str, ...] = ()
+    scale: float = 1.0
+    ascends: bool = False
+
+    def conditioning(self, inputs: dict[str, Any]) -> list[Tensor]:
+        others = (self.sample, self.timestep, *self.changing)
+        names = [name for name in inputs if name not in others] if self.constant is None else self.constant
+        return [each for each in tree_leaves([inputs.get(name) for name in names]) if isinstance(each, Tensor)]
+
+    def noise_level(self, timestep: Tensor | float) -> float:
+        """What all samples share, as a number; of one for each token the most noise counts.
+
+        Raises: ValueError where samples differ.
+        """
+        values = timestep if isinstance(timestep, Tensor) else torch.tensor(timestep, dtype=torch.float64)
+        if values.ndim > 1:
+            values = values.amin(-1) if self.ascends else values.amax(-1)
+        if len(distinct := set(values.reshape(-1).tolist())) != 1:
+            remedy = "Skip-Cache takes one timestep a call"
+            raise ValueError(f"timesteps differ within the batch ({sorted(distinct)}): {remedy}")
+        level = self.scale * float(distinct.pop())
+        return 1000 - level if self.ascends else level
+
+
 class SkipCacheHook(ModelHook):
     """Hands each call of a model the seam of its run. A copy of it has the same settings and no memory."""
 
     _is_stateful = True
 
-    def __init__(self, config: SkipCacheConfig):
+    def __init__(self, config: SkipCacheConfig, interface: Interface):
         super().__init__()
-        self.config, self.forecaster = config, config.forecaster
+        self.config, self.forecaster, self.interface = config, config.forecaster, interface
         self.contexts, self.runs, self.warnings = Contexts(), Runs(), set()
 
     def __reduce__(self) -> tuple:
-        return type(self), (self.config,), {"handles": self.handles}
+        return type(self), (self.config, self.interface), {"handles": self.handles}
 
     def put_on(self, model: torch.nn.Module) -> None:
         registry = HookRegistry.check_if_exists_or_initialize(model)
@@ -63,7 +100,7 @@ class SkipCacheHook(ModelHook):
         registry._hook_order.insert(0, HOOK_NAME)
         registry._fn_refs.insert(0, HookFunctionReference())
         before = model.register_forward_pre_hook(self.before, with_kwargs=True, prepend=True)
-        self.handles = before, model.register_forward_hook(self.after, with_kwargs=True)
+        self.handles = before, model.register_forward_hook(self.after, with_kwargs=True, always_call=True)
 
     def take_off(self, model: torch.nn.Module) -> None:
         registry = model._diffusers_hook
@@ -74,30 +111,36 @@ class SkipCacheHook(ModelHook):
 
     @torch.compiler.disable
     def before(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """Open the seam of the call's run."""
+        """Hand the call its seam."""
+        return args, kwargs | {"seam": self.open_seam(module, args, kwargs)}
+
+    @torch.compiler.disable
+    def after(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        """Keep what the call left in its seam, unless it raised."""
+        if output is not None:
+            self.runs.put(kwargs["seam"].finish())
+
+    def open_seam(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> RunSeam:
+        """The seam of a call's run."""
         check_inference(module)
         schedule, context = self.config.schedule, self.contexts.context
         if context.num_inference_steps is not None:
             schedule.check_run(context.num_inference_steps)
         inputs = dict(zip(argument_names(type(module)), args)) | kwargs
-        timestep = inputs["timestep"] if context.timestep is None else context.timestep
-        table, place = table_of(inputs["timestep"])
-        conditioning = tree_leaves([inputs.get(name) for name in module.constant_inputs])
-        tokens = [threading.current_thread(), *table, *(each for each in conditioning if isinstance(each, Tensor))]
+        given = inputs[self.interface.timestep]
+        timestep = given if context.timestep is None else context.timestep
+        table, place = table_of(given)
+        conditioning = self.interface.conditioning(inputs)
         costs_a_wait = isinstance(timestep, Tensor) and timestep.device.type != "cpu"
         is_needed = schedule.reads_timestep or self.forecaster.reads_timestep
         is_read = not costs_a_wait or is_needed or (place is None and context.step_index is None)
-        now = Now(context.step_index, one_timestep(timestep) if is_read else None, place=place)
-        run = self.runs.take(context.name, tokens, now, kind_of(module, inputs))
+        now = Now(context.step_index, self.interface.noise_level(timestep) if is_read else None, place=place)
+        kind = kind_of(module, inputs, self.interface)
+        run = self.runs.take(context.name, [threading.current_thread(), *table, *conditioning], now, kind)
         if not run.plan:
             check_groups(module)
         self.warn_of(run, now, type(module).__name__)
-        return args, kwargs | {"seam": RunSeam(schedule, self.forecaster, self.config.branch, run, now)}
-
-    @torch.compiler.disable
-    def after(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        """Keep what the call left in its seam."""
-        self.runs.put(kwargs["seam"].finish())
+        return RunSeam(schedule, self.forecaster, self.config.branch, run, now)
 
     def reset_state(self, module: torch.nn.Module) -> torch.nn.Module:
         """A pipeline ends: drop the tensors of its runs, and say so if the cache never fired."""
@@ -149,7 +192,7 @@ class SkipCacheMixin(CacheMixin):
         if self.is_cache_enabled:
             raise ValueError(f"a cache is on already ({self._cache_config}): call disable_cache() first")
         config.check_depth(self.depth)
-        SkipCacheHook(config).put_on(self)
+        SkipCacheHook(config, Interface(constant=self.constant_inputs)).put_on(self)
         self._cache_config = config
 
     def disable_cache(self) -> None:
@@ -198,20 +241,12 @@ def table_of(timestep: Any) -> tuple[list, int | None]:
     return ([table], timestep.storage_offset()) if table.nbytes() > timestep.itemsize else ([], None)
 
 
-def kind_of(module: torch.nn.Module, inputs: dict[str, Any]) -> Kind:
-    hidden_states = inputs["hidden_states"]
-    names = [name for name, value in inputs.items() if isinstance(value, bool | int)]
-    settings = [(name, inputs[name]) for name in names if name not in ("timestep", "return_dict")]
-    settings.append(("weights", next(module.parameters()).dtype))
-    return Kind(hidden_states.shape, hidden_states.dtype, hidden_states.device, tuple(settings))
-
-
-def one_timestep(timestep: Tensor | float) -> float:
-    """The timestep that all samples share, as a number; ValueError where they differ."""
-    values = set(timestep.reshape(-1).tolist()) if isinstance(timestep, Tensor) else {timestep}
-    if len(values) != 1:
-        raise ValueError(f"timesteps differ within the batch ({sorted(values)}): Skip-Cache takes one timestep a call")
-    return float(values.pop())
+def kind_of(module: torch.nn.Module, inputs: dict[str, Any], interface: Interface) -> Kind:
+    first, *others = (each for each in tree_leaves(inputs[interface.sample]) if isinstance(each, Tensor))
+    settings = [(name, value) for name, value in inputs.items() if isinstance(value, bool | int)]
+    settings = [(name, value) for name, value in settings if name not in (interface.timestep, "return_dict")]
+    settings += [("weights", next(module.parameters()).dtype), *(("shape", each.shape) for each in others)]
+    return Kind(first.shape, first.dtype, first.device, tuple(settings))
 
 
 def count_inner_hooks(model: torch.nn.Module) -> int:

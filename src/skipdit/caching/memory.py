@@ -58,6 +58,7 @@ class Memory:
     past: list[Computed] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)  # the schedule's own
     constants: Any = None
+    structures: dict[int, Any] = field(default_factory=dict)  # what bypassed layers returned, in an attached model
 
     name: str = ""
     tokens: tuple[WeakIdRef, ...] = ()

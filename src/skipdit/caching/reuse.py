@@ -7,11 +7,12 @@ Where neither the schedule nor the forecast reads the shallow feature, both are 
 the call is one graph for `torch.compile`, and of the head only the layers run whose skips are open.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from skipdit.caching.forecast import Computed, Forecaster
 from skipdit.caching.memory import Kind, Memory
@@ -23,7 +24,8 @@ __all__ = ["Kind", "Memory", "Now", "RunSeam"]
 class RunSeam:
     """One step of a run, handed to the model with its call (`skipdit.nn.rooms.Seam`).
 
-    `deep` is None until it is forecast or computed; `constants` is what the model computes once from constant inputs.
+    `deep` is None until it is forecast or computed; in a model that somebody else wrote it may be a structure of
+    tensors, as (image, text). `constants` is what the model computes once from constant inputs.
     """
 
     def __init__(self, schedule: Guarded, forecaster: Forecaster, cut: int, memory: Memory, now: Now):
@@ -32,7 +34,7 @@ class RunSeam:
         self.now = now._replace(step=step, previous=memory.timestep, since=memory.plan.since)
         self.reads_shallow = schedule.reads_shallow or forecaster.reads_shallow
         self.shallow: Tensor | None = None
-        self.deep: Tensor | None = None
+        self.deep: Any = None
         # Inference tensors may be written to without a trace; then nothing that was made of them is kept.
         self.constants: Any = None if None in memory.versions else memory.constants
         if not self.reads_shallow:
@@ -54,7 +56,7 @@ class RunSeam:
         self.computes = asked or not memory.past or bool(memory.doubt)
         self.shallow = shallow if self.forecaster.reads_shallow else None
         if not self.computes:
-            self.deep = self.forecaster.predict(memory.past, self.now.timestep, self.shallow)
+            self.deep = forecast_leaves(self.forecaster, memory.past, self.now.timestep, self.shallow)
 
     def finish(self) -> Memory:
         """The memory after this step."""
@@ -67,3 +69,17 @@ class RunSeam:
         if self.schedule.ends_reuse(now.timestep):
             memory.past = []
         return memory
+
+
+def forecast_leaves(
+    forecaster: Forecaster, past: Sequence[Computed], timestep: float | None, shallow: Tensor | None
+) -> Any:
+    """The forecast of each tensor in the remembered structures; what is no tensor of numbers stays as it was last."""
+    leaves, (*_, structure) = zip(*(tree_flatten(step.deep) for step in past), strict=True)
+    predicted = [
+        forecaster.predict([step._replace(deep=leaf) for step, leaf in zip(past, each)], timestep, shallow)
+        if isinstance(each[-1], Tensor) and each[-1].is_floating_point()
+        else each[-1]
+        for each in zip(*leaves, strict=True)
+    ]
+    return tree_unflatten(predicted, structure)

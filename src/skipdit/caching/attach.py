@@ -1,0 +1,292 @@
+"""Skip-Cache on a model that somebody else wrote: name its layers in running order.
+
+    layers   0 .. k-1  |  k .. L-k-1  |  L-k .. L-1
+              head          trunk          tail
+
+The trunk lies between the last layer of the head and the first of the tail. On a cached step its layers do nothing:
+each returns zeros of the structure that it last returned, one element expanded, and the last returns the forecast. The
+model's own loop, its skips, concatenations and controls run as they are; no forward is rewritten.
+
+A layer with a cache has a subclass of its class (as FSDP2 has it), which asks whether to run before its hooks do. So it
+comes off in any order beside other hooks, and state dicts and names stay.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from skipdit.caching.config import SkipCacheConfig
+from skipdit.caching.hook import Interface, SkipCacheHook, SkipCacheMixin, argument_names
+from skipdit.caching.layouts import LAYOUTS, Layout
+from skipdit.caching.memory import CacheStats
+from skipdit.caching.reuse import RunSeam
+
+CROSSES_BESIDE = {"RFD4ProteinaTransformer": "a second stream", "MotifVideoTransformer3DModel": "the embedded video"}
+
+
+def attach(
+    model: nn.Module, *, layers: Sequence[str] = (), layout: Layout | None = None, **interface: Any
+) -> "Attachment":
+    """Make a loaded model ready for Skip-Cache.
+
+    Args:
+        model: of a class in `skipdit.caching.layouts.LAYOUTS`, or any other with `layers` or `layout`.
+        layers: the paths of its lists of layers in running order, as ("transformer_blocks",).
+        layout: all that a row of `LAYOUTS` can say, where `layers` is not enough.
+        interface: beside `layers`, which arguments of `forward` are what (`skipdit.caching.hook.Interface`).
+
+    Raises:
+        ValueError: for a class without a layout, paths that lead to no module, a model that is attached already or has
+            a cache of its own, or one whose layers do not return all that crosses the trunk.
+    """
+    if isinstance(model, SkipCacheMixin):
+        raise ValueError(f"{type(model).__name__} has Skip-Cache itself: call model.enable_cache(SkipCacheConfig(...))")
+    if isinstance(getattr(model, "attachment", None), Attachment):
+        raise ValueError("the model is attached already: use that object, or detach(model) first")
+    name = type(model).__name__
+    if name in CROSSES_BESIDE:
+        raise ValueError(f"{name} cannot be cached: {CROSSES_BESIDE[name]} passes by its layers and is not returned")
+    if layers:
+        layout = Layout(tuple(layers), Interface(**interface), has_skips=True)
+    elif layout is None and name not in LAYOUTS:
+        raise ValueError(f"{name} is unknown: name its layers in running order, as layers=({first_list(model)!r},)")
+    return Attachment(model, layout or LAYOUTS[name], is_known=not layers and layout is None)
+
+
+def detach(model: nn.Module) -> None:
+    """Take the cache off, and give the model back as it was. Raises: ValueError where it is not attached."""
+    if not isinstance(getattr(model, "attachment", None), Attachment):
+        raise ValueError(f"{type(model).__name__} is not attached: nothing to detach")
+    model.attachment.detach()
+
+
+class Attachment:
+    """A model and its layers, with Skip-Cache on or off."""
+
+    def __init__(self, model: nn.Module, layout: Layout, *, is_known: bool):
+        self.model, self.layout, self.is_checked = model, layout, is_known
+        try:
+            self.layers = layout.layers(model)
+        except AttributeError as error:
+            raise ValueError(f"layers name {', '.join(layout.lists)}: {error}") from None
+        self.parts = [(index, part) for index, layer in enumerate(self.layers) for part in layer]
+        if len({id(part) for _, part in self.parts}) < max(1, len(self.parts)):
+            raise ValueError(f"layers name {', '.join(layout.lists)}: none, or some twice; name each list once")
+        for name in (layout.interface.sample, layout.interface.timestep):
+            if name not in argument_names(type(model)):
+                raise ValueError(f"{type(model).__name__}.forward has no argument {name!r}: say sample= and timestep=")
+        self.hook: AttachedHook | None = None
+        model.attachment = self
+
+    @property
+    def depth(self) -> int:
+        return len(self.layers)
+
+    def enable_cache(self, config: SkipCacheConfig) -> None:
+        """Turn Skip-Cache on.
+
+        Raises:
+            ValueError: a cache is on already, the branch leaves no trunk, or the forecast reads what nobody can give.
+        """
+        self._check_attached()
+        if self.hook is not None or getattr(self.model, "is_cache_enabled", False):
+            raise ValueError("a cache is on already: call disable_cache() first")
+        if self.layout.loose and (config.branch == 0 or config.reads_shallow):
+            takes = f"{type(self.model).__name__} takes a branch of at least 1, and hold or taylor"
+            raise ValueError(f"branch is {config.branch}, forecast {config.forecast}: {takes}")
+        config.check_depth(self.depth)
+        self.hook = AttachedHook(config, self)
+        self.hook.put_on(self.model)
+        if hasattr(self.model, "_cache_config"):
+            self.model._cache_config = config
+        for index, (layer, part) in enumerate(self.parts):
+            is_first, is_last = part is self.layers[layer][0], part is self.layers[layer][-1]
+            part.__class__ = bypassing(type(part))
+            part.place = Place(self.hook, layer, index, is_first, is_last)
+
+    def disable_cache(self) -> None:
+        """Turn it off; the model is then as it was before."""
+        hook = self._check_on()
+        for _, part in self.parts:
+            del part.place
+            part.__class__ = type(part).__mro__[2]
+        hook.take_off(self.model)
+        if hasattr(self.model, "_cache_config"):
+            self.model._cache_config = None
+        self.hook = None
+
+    def cache_stats(self) -> dict[str, CacheStats]:
+        """What Skip-Cache did in the present runs, or in the last, by cache context (see `SkipCacheMixin`)."""
+        return self._check_on().runs.stats()
+
+    def detach(self) -> None:
+        """Take the cache off, and give the model back as it was."""
+        self._check_attached()
+        if self.hook is not None:
+            self.disable_cache()
+        del self.model.attachment
+
+    def _check_attached(self) -> None:
+        if getattr(self.model, "attachment", None) is not self:
+            raise ValueError("the model was detached: call attach(model) again")
+
+    def _check_on(self) -> "AttachedHook":
+        self._check_attached()
+        if self.hook is None:
+            raise ValueError("Skip-Cache is not on: call enable_cache(SkipCacheConfig(...)) first")
+        return self.hook
+
+
+class Call(threading.local):
+    """What the layers of a call look at, in each thread."""
+
+    seam: RunSeam | None = None
+    next_part: int = 0
+
+
+class AttachedHook(SkipCacheHook):
+    """Lays the seam of each call where the layers find it."""
+
+    def __init__(self, config: SkipCacheConfig, attachment: Attachment):
+        super().__init__(config, attachment.layout.interface)
+        self.attachment, self.call = attachment, Call()
+        self.trunk = range(config.branch, attachment.depth - config.branch)
+        needs_head = attachment.layout.needs_head(attachment.model, config.branch)
+        self.bypassed = self.trunk if needs_head or config.reads_shallow else range(self.trunk.stop)
+
+    def __reduce__(self) -> tuple:
+        raise RuntimeError("a model with an attached cache cannot be copied: detach it first, and attach the copy")
+
+    @torch.compiler.disable
+    def before(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        outside = self.attachment.layout.uncached_with
+        is_outside = outside and kwargs.get(outside) is not None
+        self.lay(None if is_outside else self.open_seam(module, args, kwargs))
+
+    @torch.compiler.disable
+    def after(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        seam, self.call.seam = self.call.seam, None
+        if output is None or seam is None:
+            return
+        if seam.deep is None:
+            raise ValueError(f"layer {self.trunk.stop - 1} did not run: name only layers that run in each call")
+        if not self.attachment.is_checked:
+            self.check_crossing(module, args, kwargs, seam, output)
+        memory = seam.finish()
+        memory.structures = seam.structures
+        self.runs.put(memory)
+
+    def lay(self, seam: RunSeam | None) -> None:
+        """Lay a seam where the layers of this thread's call find it."""
+        if seam is not None:
+            is_new = seam.deep is None and not seam.reads_shallow
+            seam.structures = {} if is_new else dict(seam.memory.structures)
+        self.call.seam, self.call.next_part = seam, 0
+
+    def check_crossing(
+        self, module: nn.Module, args: tuple, kwargs: dict[str, Any], seam: RunSeam, output: Any
+    ) -> None:
+        """Check of a model that nobody knows that the tail needs nothing of the trunk but what its last layer returns.
+
+        The call is repeated without its trunk, which must change no bit. Raises: ValueError.
+        """
+        self.call.seam, self.call.next_part = seam, 0
+        again = module.forward(*args, **kwargs)
+        self.call.seam, self.attachment.is_checked = None, True
+        same = [torch.equal(a, b) for a, b in zip(tensors_of(output), tensors_of(again), strict=True)]
+        if not all(same):
+            beside = "something that the layers change passes by them"
+            raise ValueError(f"{type(module).__name__} cannot be cached: {beside}, and is not returned by the last one")
+
+    def run_part(self, place: "Place", compute: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """A part of a layer, or what stands in for it."""
+        seam, layer = self.call.seam, place.layer
+        if seam is None:
+            return compute(*args, **kwargs)
+        if place.part < self.call.next_part:
+            raise ValueError(f"layer {layer} runs after a later one: name the layers in running order")
+        self.call.next_part = place.part + 1
+        if seam.reads_shallow and seam.deep is None and place.is_first and layer == self.trunk.start:
+            seam.decide(args[0] if args else kwargs[self.attachment.layout.interface.sample])
+        is_end = place.is_last and layer == self.trunk[-1]
+        if self.attachment.layout.loose:
+            if place.is_first and layer == self.trunk.stop:
+                args = (join_loose(seam, *args),)
+            is_end = False
+        if layer in self.bypassed and seam.deep is not None:
+            return seam.deep if is_end else tree_map(Blank.fill, seam.structures[place.part], is_leaf=is_blank)
+        output = compute(*args, **kwargs)
+        if layer in self.bypassed:
+            seam.structures[place.part] = tree_map(Blank.of, output)
+        if is_end:
+            if self.forecaster.reads_shallow and getattr(output, "shape", None) != seam.shallow.shape:
+                raise ValueError(f"forecast {self.config.forecast} needs layers that return one tensor: take taylor")
+            seam.deep = output
+        return output
+
+
+def join_loose(seam: RunSeam, joined: Tensor) -> Tensor:
+    """The [stream, skip] that enters the tail: the stream is remembered where it was computed, else replaced."""
+    stream, skip = joined.chunk(2, dim=-1)
+    if seam.deep is None:
+        seam.deep = stream
+        return joined
+    return torch.cat([seam.deep, skip], dim=-1)
+
+
+class Place(NamedTuple):
+    """Where a part stands: in which layer, which part of all, and whether the first or last of its layer."""
+
+    hook: AttachedHook
+    layer: int
+    part: int
+    is_first: bool
+    is_last: bool
+
+
+class Blank(NamedTuple):
+    """A tensor whose values nobody reads."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+    @staticmethod
+    def of(value: Any) -> Any:
+        return Blank(value.shape, value.dtype, value.device) if isinstance(value, Tensor) else value
+
+    @staticmethod
+    def fill(value: Any) -> Any:
+        is_tensor = isinstance(value, Blank)
+        return torch.zeros((), dtype=value.dtype, device=value.device).expand(value.shape) if is_tensor else value
+
+
+def is_blank(value: Any) -> bool:
+    return isinstance(value, Blank)
+
+
+class Bypassing:
+    """What the class of a layer gains while a cache is on."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.place.hook.run_part(self.place, super().__call__, args, kwargs)
+
+
+@cache
+def bypassing(kind: type[nn.Module]) -> type[nn.Module]:
+    return type(kind.__name__, (Bypassing, kind), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    return [each for each in tree_leaves(output) if isinstance(each, Tensor)]
+
+
+def first_list(model: nn.Module) -> str:
+    """The path of the longest list of modules, to be proposed."""
+    lists = {name: len(each) for name, each in model.named_modules() if isinstance(each, nn.ModuleList)}
+    return max(lists, key=lists.get, default="blocks")
