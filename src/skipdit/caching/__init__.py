@@ -1,5 +1,6 @@
 """Skip-Cache: when the trunk is computed, what stands in for it otherwise, and where both meet a model."""
 
+from skipdit.caching.attach import attach, detach
 from skipdit.caching.config import PRESETS, SkipCacheConfig
 from skipdit.caching.forecast import Computed, Forecaster
 from skipdit.caching.memory import CacheStats
@@ -18,5 +19,7 @@ __all__ = [
     "RelativeChange",
     "Schedule",
     "SkipCacheConfig",
+    "attach",
+    "detach",
     "plan",
 ]

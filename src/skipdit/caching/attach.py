@@ -102,8 +102,6 @@ class Attachment:
         config.check_depth(self.depth)
         self.hook = AttachedHook(config, self)
         self.hook.put_on(self.model)
-        if hasattr(self.model, "_cache_config"):
-            self.model._cache_config = config
         for index, (layer, part) in enumerate(self.parts):
             is_first, is_last = part is self.layers[layer][0], part is self.layers[layer][-1]
             part.__class__ = bypassing(type(part))
@@ -116,8 +114,6 @@ class Attachment:
             del part.place
             part.__class__ = type(part).__mro__[2]
         hook.take_off(self.model)
-        if hasattr(self.model, "_cache_config"):
-            self.model._cache_config = None
         self.hook = None
 
     def cache_stats(self) -> dict[str, CacheStats]:

@@ -101,6 +101,8 @@ class SkipCacheHook(ModelHook):
         registry._fn_refs.insert(0, HookFunctionReference())
         before = model.register_forward_pre_hook(self.before, with_kwargs=True, prepend=True)
         self.handles = before, model.register_forward_hook(self.after, with_kwargs=True, always_call=True)
+        if isinstance(model, CacheMixin):
+            model._cache_config = self.config
 
     def take_off(self, model: torch.nn.Module) -> None:
         registry = model._diffusers_hook
@@ -108,6 +110,8 @@ class SkipCacheHook(ModelHook):
         del registry.hooks[HOOK_NAME], registry._hook_order[index], registry._fn_refs[index]
         for handle in self.handles:
             handle.remove()
+        if isinstance(model, CacheMixin):
+            model._cache_config = None
 
     @torch.compiler.disable
     def before(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -193,7 +197,6 @@ class SkipCacheMixin(CacheMixin):
             raise ValueError(f"a cache is on already ({self._cache_config}): call disable_cache() first")
         config.check_depth(self.depth)
         SkipCacheHook(config, Interface(constant=self.constant_inputs)).put_on(self)
-        self._cache_config = config
 
     def disable_cache(self) -> None:
         """Turn the cache off, whichever it is; the model is then as it was before."""
@@ -201,7 +204,6 @@ class SkipCacheMixin(CacheMixin):
             super().disable_cache()
             return
         skip_cache_hook(self).take_off(self)
-        self._cache_config = None
 
     def cache_stats(self) -> dict[str, CacheStats]:
         """What Skip-Cache did in the present runs, or in the last where none is under way, by cache context.

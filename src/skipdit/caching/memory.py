@@ -186,8 +186,8 @@ class Runs:
                 run = Memory(name=name, doubt=doubt, first_call=self.calls, is_joinable=now.step is not None)
                 run.lonely_runs = last.lonely_runs + (not last.stands_at(now)) if len(last.plan) == 1 else 0
                 run.know_by(tokens)
-                if last.is_left:
-                    last.forget()
+                if last.is_left and last in self.memories:
+                    self.memories.remove(last)
             elif run is known:
                 run.is_joinable, run.doubt = False, run.doubt if run.doubt != JOINED else ""
             else:
@@ -226,7 +226,8 @@ class Runs:
     def stats(self) -> dict[str, CacheStats]:
         """Of the present runs by the name of their context, or of those that ended last."""
         with self.lock:
-            return named_stats([run for run in self.memories if not run.is_left] or self.memories[-1:]) or self.last
+            present = [run for run in self.memories if run.is_joinable or not run.is_left]
+            return named_stats(present or self.memories[-1:]) or self.last
 
 
 def named_stats(runs: Sequence[Memory]) -> dict[str, CacheStats]:

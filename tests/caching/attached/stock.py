@@ -49,7 +49,8 @@ def randn(*shape: int) -> Callable[[], Tensor]:
 
 def text(length: int, channels: int, /, **more: Callable[[], Any]) -> Callable[[], dict[str, Any]]:
     def draw() -> dict[str, Any]:
-        return {"encoder_hidden_states": torch.randn(2, length, channels)} | {name: make() for name, make in more.items()}
+        states = torch.randn(2, length, channels)
+        return {"encoder_hidden_states": states} | {name: make() for name, make in more.items()}
 
     return draw
 

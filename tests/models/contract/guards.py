@@ -70,7 +70,7 @@ class Guards(Subject):
 
     @pytest.mark.parametrize("calls", [1, 2])
     def test_conditioning_that_is_new_at_each_call_is_told_of_once(self, model, calls):
-        """Nothing identifies such a run, so that nothing is reused; nor in several calls a step, as halves of a batch."""
+        """Nothing identifies such a run, so that nothing is reused; in several calls a step neither, as halves."""
         model.enable_cache(SkipCacheConfig())
         timesteps = [timestep for timestep in TIMESTEPS for _ in range(calls)]
         fresh = [{name: value.clone() for name, value in self.inputs(timestep).items()} for timestep in timesteps]
