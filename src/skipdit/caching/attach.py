@@ -87,6 +87,12 @@ class Attachment:
     def depth(self) -> int:
         return len(self.layers)
 
+    def bypassed(self, config: SkipCacheConfig) -> range:
+        """The layers that a cached step does not run: the trunk, and the head too where nobody reads it."""
+        config.check_depth(self.depth)
+        is_read = config.reads_shallow or self.layout.needs_head(self.model, config.branch)
+        return range(config.branch if is_read else 0, self.depth - config.branch)
+
     def enable_cache(self, config: SkipCacheConfig) -> None:
         """Turn Skip-Cache on.
 
@@ -99,7 +105,6 @@ class Attachment:
         if self.layout.loose and (config.branch == 0 or config.reads_shallow):
             takes = f"{type(self.model).__name__} takes a branch of at least 1, and hold or taylor"
             raise ValueError(f"branch is {config.branch}, forecast {config.forecast}: {takes}")
-        config.check_depth(self.depth)
         self.hook = AttachedHook(config, self)
         self.hook.put_on(self.model)
         for index, (layer, part) in enumerate(self.parts):
@@ -152,8 +157,7 @@ class AttachedHook(SkipCacheHook):
         super().__init__(config, attachment.layout.interface)
         self.attachment, self.call = attachment, Call()
         self.trunk = range(config.branch, attachment.depth - config.branch)
-        needs_head = attachment.layout.needs_head(attachment.model, config.branch)
-        self.bypassed = self.trunk if needs_head or config.reads_shallow else range(self.trunk.stop)
+        self.bypassed = attachment.bypassed(config)
 
     def __reduce__(self) -> tuple:
         raise RuntimeError("a model with an attached cache cannot be copied: detach it first, and attach the copy")

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from skipdit.cli.flags import Cache, left_out, parse
+from skipdit.cli.flags import TASK_AT_HAND, Cache, left_out, parse
 
 if TYPE_CHECKING:
     from skipdit.caching import Plan as Planned
     from skipdit.caching import SkipCacheConfig
     from skipdit.models.base import LongSkipModel
+
+ATTACHED_STEPS = 50  # of a class of diffusers, where nothing says how many
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Plan:
     model: Annotated[str, tyro.conf.arg(metavar="NAME|FOLDER")] = "DiT-XL/2"
     """DiT-XL/2, Latte-XL/2 (XL, L, B or S over 2, 4 or 8) or LatteT2V, each with as many skips as there is room for;
     HunyuanDiT (version 1.2);
+    a class of diffusers that can be attached, as FluxTransformer2DModel, of its default size;
     an embedded or published model (`skipdit models`), which is not downloaded for it;
     a model or pipeline folder"""
     steps: Annotated[
@@ -41,10 +44,14 @@ def command(arguments: Sequence[str]) -> None:
 
 
 def plan(config: Plan) -> None:
+    from skipdit.caching.layouts import LAYOUTS
     from skipdit.evaluation.price import price
 
     if config.steps is not None and config.steps < 1:
         raise ValueError(f"steps is {config.steps}: a run has at least one step")
+    if config.model in LAYOUTS:
+        plan_attached(config)
+        return
     model = model_on_meta(config.model)
     cache, planned = scheduled(config, model)
     cost = price(model, cache)
@@ -61,6 +68,39 @@ def plan(config: Plan) -> None:
     print(f"predicted speed-up {cost.speedup(planned):.2f}x")
     if cache is None:
         print("uncached, as `skipdit sample` draws without --cache: give --cache for the published setting")
+
+
+def plan_attached(config: Plan) -> None:
+    """The plan for a class of diffusers, over even noise levels; its price is the weights of the layers that run."""
+    import diffusers
+    import torch
+
+    from skipdit.caching import attach
+    from skipdit.caching import plan as plan_of
+
+    cache = config.cache.config("class-to-image")
+    if cache is None or config.cache.preset == TASK_AT_HAND:
+        remedy = "give --cache.interval 2, or --cache.preset fast"
+        raise ValueError(f"no setting was published for {config.model}: {remedy}")
+    if config.scheduler is not None:
+        raise ValueError(f"scheduler is {config.scheduler!r} beside a class of diffusers, whose noise levels are even")
+    kind = getattr(diffusers, config.model, None)
+    try:
+        with torch.device("meta"):
+            attachment = attach(kind())
+    except (TypeError, ValueError):
+        raise ValueError(f"{config.model} has no default size: attach a model, and see its cache_stats") from None
+    steps, bypassed = config.steps or ATTACHED_STEPS, attachment.bypassed(cache)
+    planned = plan_of(cache.schedule, [1000 - 1000 * step / steps for step in range(steps)])
+    weights = [sum(p.numel() for part in layer for p in part.parameters()) for layer in attachment.layers]
+    fresh = 1 - sum(weights[index] for index in bypassed) / sum(weights)
+    print(wrapped(str(planned)))
+    print(f"fresh layers       {attachment.depth - len(bypassed)} of {attachment.depth} in a cached step")
+    print(f"weights of layers  {fresh:.1%} in a cached step")
+    if planned.is_known:
+        print(f"full / cached      {planned.full} / {planned.cached} of {len(planned)} steps")
+        print(f"weights of layers  {planned.cost(fresh):.1%} over the run, so that a speed-up of about "
+              f"{1 / planned.cost(fresh):.2f}x is to be expected")  # fmt: skip
 
 
 def scheduled(config: Plan, model: "LongSkipModel") -> "tuple[SkipCacheConfig | None, Planned]":
