@@ -236,3 +236,25 @@ def test_a_schedule_that_looks_at_features_is_not_priced_and_says_so(skipdit):
     assert said.out.splitlines()[0] == "#????"
     assert "not priced" in said.out
     assert "predicted" not in said.out
+
+
+def test_a_class_of_diffusers_is_priced_by_the_layers_that_run(skipdit):
+    """Flux has 19 and 38 layers and no long skips: of a cached step at branch 2 the last 2 run."""
+    said = skipdit("plan --model FluxTransformer2DModel --steps 12 --cache.interval 3 --cache.branch 2")
+    assert drawn(said) == "#..#..#..#.."
+    assert numbers(said)["fresh layers"] == [2, 57]
+    assert numbers(said)["full / cached"] == [4, 8, 12]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("", "no setting was published for WanTransformer3DModel: give --cache.interval 2"),
+        ("--cache.interval 2 --cache.branch 20", "branch is 20: a model of 40 layers takes 0 to 19"),
+        ("--cache.interval 2 --scheduler ddim", "scheduler is 'ddim' beside a class of diffusers"),
+    ],
+)
+def test_what_cannot_be_priced_of_a_class_of_diffusers_is_one_line(skipdit, asked, message):
+    said = skipdit(f"plan --model WanTransformer3DModel {asked}")
+    assert said.code == 2
+    assert message in said.complaint

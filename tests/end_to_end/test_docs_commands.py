@@ -20,9 +20,10 @@ from typing import Any
 
 import pytest
 
+from skipdit.caching.layouts import LAYOUTS
 from skipdit.cli import VERBS, bench, main
 from skipdit.cli.flags import PUBLISHED_FLAGS, parse
-from skipdit.cli.plan import model_on_meta, scheduled
+from skipdit.cli.plan import model_on_meta, plan_attached, scheduled
 from skipdit.cli.runs import runs_of
 from skipdit.cli.tasks import with_recipe
 from skipdit.hub.load import EMBEDDED
@@ -98,6 +99,8 @@ def test_a_command_is_one(line, monkeypatch):
 def check_asked(verb: str, config: Any) -> None:
     """ValueError for what the model that a command names would refuse."""
     match verb:
+        case "plan" if config.model in LAYOUTS:
+            plan_attached(config)
         case "plan":
             scheduled(config, on_meta(config.model))
         case "bench":
