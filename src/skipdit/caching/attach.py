@@ -13,6 +13,7 @@ comes off in any order beside other hooks, and state dicts and names stay.
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -120,6 +121,11 @@ class Attachment:
             part.__class__ = type(part).__mro__[2]
         hook.take_off(self.model)
         self.hook = None
+
+    def cache_context(self, name: str, **fields: Any) -> AbstractContextManager[None]:
+        """Name the run of a call, and say where it stands (`step_index=`); diffusers' models have it themselves."""
+        self._check_attached()
+        return nullcontext() if self.hook is None else self.hook.open_context(name, **fields)
 
     def cache_stats(self) -> dict[str, CacheStats]:
         """What Skip-Cache did in the present runs, or in the last, by cache context (see `SkipCacheMixin`)."""

@@ -9,6 +9,8 @@ This is the one module that imports private names of diffusers; `skipdit.pipelin
 
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from inspect import signature
@@ -112,6 +114,15 @@ class SkipCacheHook(ModelHook):
             handle.remove()
         if isinstance(model, CacheMixin):
             model._cache_config = None
+
+    @contextmanager
+    def open_context(self, name: str, **fields: Any) -> Iterator[None]:
+        """What `cache_context` of diffusers does, for a model that has none."""
+        self.contexts.set_context(CacheContext(name, **fields))
+        try:
+            yield
+        finally:
+            self.contexts.set_context(None)
 
     @torch.compiler.disable
     def before(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
