@@ -89,10 +89,10 @@ class Attachment:
         return len(self.layers)
 
     def bypassed(self, config: SkipCacheConfig) -> range:
-        """The layers that a cached step does not run: the trunk, and the head too where nobody reads it."""
+        """The layers that a cached step does not run: the trunk, and what nobody reads of the head."""
         config.check_depth(self.depth)
-        is_read = config.reads_shallow or self.layout.needs_head(self.model, config.branch)
-        return range(config.branch if is_read else 0, self.depth - config.branch)
+        head = config.branch if config.reads_shallow else self.layout.count_head(self.model, config.branch)
+        return range(head, self.depth - config.branch)
 
     def enable_cache(self, config: SkipCacheConfig) -> None:
         """Turn Skip-Cache on.
@@ -240,7 +240,7 @@ def join_loose(seam: RunSeam, joined: Tensor) -> Tensor:
     """The [stream, skip] that enters the tail: the stream is remembered where it was computed, else replaced."""
     stream, skip = joined.chunk(2, dim=-1)
     if seam.deep is None:
-        seam.deep = stream
+        seam.deep = stream.contiguous()  # a copy: the view would keep the skip, too
         return joined
     return torch.cat([seam.deep, skip], dim=-1)
 

@@ -22,9 +22,10 @@ class Layout:
     """The layers of a model, and its interface.
 
     `lists` are paths of module lists in running order; with `zipped` they run in turn, and a layer is one of each.
-    `has_skips`: skips lead around the trunk, so that a cached step runs the head too, unless the tail lies in the list
-    `free_head`, which takes no skip from it. `loose`: layers without a `forward` of their own; the model calls their
-    parts, each of which adds to the stream, and the first part of a closing layer takes [stream, skip].
+    `has_skips`: skips lead around the trunk, so that a cached step runs the head too, except for the head's last layers
+    that no skip of the tail leaves: as many as the last list holds, `free_head`, where that closes no skip of a layer,
+    or one, with `loose`. `loose`: layers without a `forward` of their own; the model calls their parts, each of which
+    adds to the stream; a skip is what enters a layer, and the first part of a closing layer takes [stream, skip].
     `uncached_with` names an argument with which a call computes outside of the run.
     """
 
@@ -43,10 +44,10 @@ class Layout:
             return [tuple(part for layer in pair for part in layer) for pair in zip(*found, strict=True)]
         return [layer for layers in found for layer in layers]
 
-    def needs_head(self, model: nn.Module, branch: int) -> bool:
-        """Whether a cached step reads what the head made, beside a forecast."""
-        free = len(model.get_submodule(self.free_head)) if self.free_head else 0
-        return self.has_skips and branch > free
+    def count_head(self, model: nn.Module, branch: int) -> int:
+        """How many layers of the head a cached step runs: those that the tail's skips lead back to."""
+        unread = len(model.get_submodule(self.free_head)) if self.free_head else int(self.loose)
+        return max(0, branch - unread) if self.has_skips else 0
 
 
 def as_layers(found: nn.Module) -> list[tuple[nn.Module, ...]]:
