@@ -51,19 +51,22 @@ class Interface:
     """Which arguments of a model's `forward` are what.
 
     `constant` names what is the same at every step of a run, as text: a run is known by it. None: whatever is neither
-    the sample nor the timestep nor in `changing`. `scale` and `ascends` make the timestep a noise level, which falls
-    from 1000 to 0: scale * t, or 1000 - scale * t.
+    the sample nor the timestep nor in `changing`. `own_timesteps` pairs an input with its own timestep: unless that is
+    0, the input is noise, and changes. `scale` and `ascends` make the timestep a noise level, which falls from 1000 to
+    0: scale * t, or 1000 - scale * t.
     """
 
     sample: str = "hidden_states"
     timestep: str = "timestep"
     constant: tuple[str, ...] | None = None
     changing: tuple[str, ...] = ()
+    own_timesteps: tuple[tuple[str, str], ...] = ()
     scale: float = 1.0
     ascends: bool = False
 
     def conditioning(self, inputs: dict[str, Any]) -> list[Tensor]:
-        others = (self.sample, self.timestep, *self.changing)
+        noise = [name for name, timestep in self.own_timesteps if not is_zero(inputs[timestep])]
+        others = (self.sample, self.timestep, *self.changing, *noise)
         names = [name for name in inputs if name not in others] if self.constant is None else self.constant
         return [each for each in tree_leaves([inputs.get(name) for name in names]) if isinstance(each, Tensor)]
 
@@ -239,6 +242,11 @@ def skip_cache_hook(model: CacheMixin) -> SkipCacheHook:
 
 def warn(message: str) -> None:
     warnings.warn(message, stacklevel=2)
+
+
+def is_zero(timestep: Any) -> bool:
+    """Of a number; a tensor is a step of the loop, which falls to 0 only at its end."""
+    return not isinstance(timestep, Tensor) and timestep == 0
 
 
 @cache

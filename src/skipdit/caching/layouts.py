@@ -94,12 +94,19 @@ LAYOUTS = {  # by the name of the class
     "HunyuanDiT2DModel": Layout(("blocks",), has_skips=True),
     "UniDiffuserModel": Layout(
         tuple(f"transformer.transformer_{name}" for name in NESTED),
-        interface(sample="latent_image_embeds", timestep="timestep_img", changing=("image_embeds",)),
+        interface(
+            sample="latent_image_embeds",
+            timestep="timestep_img",
+            changing=("image_embeds", "timestep_text"),
+            own_timesteps=(("prompt_embeds", "timestep_text"),),  # without a prompt its pipeline draws new text
+        ),
         has_skips=True,
     ),
     "UViT": Layout(NESTED, interface(sample="x", timestep="timesteps"), has_skips=True),
-    "HunYuanDiTPlain": Layout(
-        ("blocks",), interface(sample="x", timestep="t", scale=1000.0, ascends=True), has_skips=True
+    "HunYuanDiTPlain": Layout(  # it passes over whatever else it is given
+        ("blocks",),
+        interface(sample="x", timestep="t", constant=("contexts",), scale=1000.0, ascends=True),
+        has_skips=True,
     ),
     "TripoSGDiTModel": Layout(("blocks",), has_skips=True),
     "UNetT": Layout(
