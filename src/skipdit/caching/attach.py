@@ -27,6 +27,7 @@ from skipdit.caching.layouts import LAYOUTS, Layout
 from skipdit.caching.memory import CacheStats
 from skipdit.caching.reuse import RunSeam
 
+OUTSIDE = "Skip-Cache is on, but layers run outside of a call of the model"
 CROSSES_BESIDE = {"RFD4ProteinaTransformer": "a second stream", "MotifVideoTransformer3DModel": "the embedded video"}
 
 
@@ -152,6 +153,7 @@ class Attachment:
 class Call(threading.local):
     """What the layers of a call look at, in each thread."""
 
+    is_open: bool = False
     seam: RunSeam | None = None
     next_part: int = 0
 
@@ -176,7 +178,7 @@ class AttachedHook(SkipCacheHook):
 
     @torch.compiler.disable
     def after(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        seam, self.call.seam = self.call.seam, None
+        seam, self.call.seam, self.call.is_open = self.call.seam, None, False
         if output is None or seam is None:
             return
         if seam.deep is None:
@@ -192,7 +194,7 @@ class AttachedHook(SkipCacheHook):
         if seam is not None:
             is_new = seam.deep is None and not seam.reads_shallow
             seam.structures = {} if is_new else dict(seam.memory.structures)
-        self.call.seam, self.call.next_part = seam, 0
+        self.call.is_open, self.call.seam, self.call.next_part = True, seam, 0
 
     def check_crossing(
         self, module: nn.Module, args: tuple, kwargs: dict[str, Any], seam: RunSeam, output: Any
@@ -213,6 +215,8 @@ class AttachedHook(SkipCacheHook):
         """A part of a layer, or what stands in for it."""
         seam, layer = self.call.seam, place.layer
         if seam is None:
+            if not self.call.is_open:
+                self.warn_once(f"{OUTSIDE}, so that nothing is cached: call model(...), not a method of it")
             return compute(*args, **kwargs)
         if place.part < self.call.next_part:
             raise ValueError(f"layer {layer} runs after a later one: name the layers in running order")

@@ -182,9 +182,13 @@ class SkipCacheHook(ModelHook):
         elif run.is_anonymous and now.step is None and run.past:
             below = "a run that begins below the timestep where another was broken off cannot be told from it"
             message = f"this run has no conditioning, and {below}: open cache_context(name, step_index=i)"
-        if message not in self.warnings | {""}:
+        if message:
+            self.warn_once(f"Skip-Cache of {model}: {message}")
+
+    def warn_once(self, message: str) -> None:
+        if message not in self.warnings:
             self.warnings.add(message)
-            warn(f"Skip-Cache of {model}: {message}")
+            warn(message)
 
 
 class SkipCacheMixin(CacheMixin):

@@ -22,10 +22,10 @@ class Layout:
     """The layers of a model, and its interface.
 
     `lists` are paths of module lists in running order; with `zipped` they run in turn, and a layer is one of each.
-    `has_skips`: skips lead around the trunk, so that a cached step runs the head too, except for the head's last layers
-    that no skip of the tail leaves: as many as the last list holds, `free_head`, where that closes no skip of a layer,
-    or one, with `loose`. `loose`: layers without a `forward` of their own; the model calls their parts, each of which
-    adds to the stream; a skip is what enters a layer, and the first part of a closing layer takes [stream, skip].
+    `has_skips`: skips lead around the trunk, so that a cached step runs the head too. `free_head` is the last list,
+    if its layers close the embedding: as many of the head's last layers leave no skip to the tail, and do not run.
+    `loose`: layers without a `forward` of their own; the model calls their parts, each of which adds to the stream. A
+    skip is what enters a layer, so that nobody reads the head's last one; closing parts take [stream, skip].
     `uncached_with` names an argument with which a call computes outside of the run.
     """
 

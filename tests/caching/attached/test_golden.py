@@ -359,6 +359,20 @@ def test_hunyuan3d_is_known_by_its_contexts():
     assert attached.cache_stats()["default"].plan == PLAN
 
 
+@torch.no_grad()
+def test_a_method_that_passes_by_the_call_is_told_of_once():
+    """As where guidance is a method, which calls `forward` of itself; nothing hears of that."""
+    golden = Golden("mdtv2-cache-n3-b1")
+    model, plain = golden.model(), golden.run(golden.model())
+    attached = golden.cached(model)
+    with pytest.warns(UserWarning, match="outside of a call of the model") as told:
+        outputs = [tensors_of(model.forward(**golden.inputs(step))) for step in golden.steps]
+    assert_same(outputs, plain)
+    assert len(told) == 1
+    golden.run(model)
+    assert attached.cache_stats()["default"].plan == PLAN
+
+
 # The published class of E2-TTS.
 
 
