@@ -1,6 +1,6 @@
 """Skip-Cache: when the trunk is computed, what stands in for it otherwise, and where both meet a model."""
 
-from skipdit.caching.attach import attach, detach
+from skipdit.caching.attachment import attach, detach
 from skipdit.caching.config import PRESETS, SkipCacheConfig
 from skipdit.caching.forecast import Computed, Forecaster
 from skipdit.caching.memory import CacheStats

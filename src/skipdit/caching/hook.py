@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from inspect import signature
 from typing import Any
 
@@ -108,6 +108,8 @@ class SkipCacheHook(ModelHook):
         self.handles = before, model.register_forward_hook(self.after, with_kwargs=True, always_call=True)
         if isinstance(model, CacheMixin):
             model._cache_config = self.config
+        else:  # what pipelines call at their end
+            model._reset_stateful_cache = partial(self.reset_state, model)
 
     def take_off(self, model: torch.nn.Module) -> None:
         registry = model._diffusers_hook
@@ -117,6 +119,8 @@ class SkipCacheHook(ModelHook):
             handle.remove()
         if isinstance(model, CacheMixin):
             model._cache_config = None
+        else:
+            del model._reset_stateful_cache
 
     @contextmanager
     def open_context(self, name: str, **fields: Any) -> Iterator[None]:

@@ -68,6 +68,7 @@ def interface(**changes) -> Interface:
 
 FLOW = interface(scale=1000.0)  # timesteps from 1 to 0
 TWO_STREAMS_OF_FLOW = Layout(TWO_STREAMS, FLOW)
+RISING = {"sample": "x", "scale": 1000.0, "ascends": True}  # timesteps from 0 to 1
 BLOCKS = Layout(("transformer_blocks",))
 NESTED = ("in_blocks", "mid_block", "out_blocks")  # of U-ViTs
 LAYOUTS = {  # by the name of the class
@@ -88,35 +89,24 @@ LAYOUTS = {  # by the name of the class
     "ChromaTransformer2DModel": TWO_STREAMS_OF_FLOW,
     "AuraFlowTransformer2DModel": Layout(("joint_transformer_blocks", "single_transformer_blocks"), FLOW),
     "Lumina2Transformer2DModel": Layout(("layers",), interface(scale=1000.0, ascends=True)),
-    "ZImageTransformer2DModel": Layout(
-        ("layers",), interface(sample="x", timestep="t", scale=1000.0, ascends=True), uncached_with="siglip_feats"
-    ),
+    "ZImageTransformer2DModel": Layout(("layers",), interface(**RISING, timestep="t"), uncached_with="siglip_feats"),
     "HunyuanDiT2DModel": Layout(("blocks",), has_skips=True),
     "UniDiffuserModel": Layout(
         tuple(f"transformer.transformer_{name}" for name in NESTED),
         interface(
-            sample="latent_image_embeds",
-            timestep="timestep_img",
-            changing=("image_embeds", "timestep_text"),
+            sample="latent_image_embeds", timestep="timestep_img", changing=("image_embeds", "timestep_text"),
             own_timesteps=(("prompt_embeds", "timestep_text"),),  # without a prompt its pipeline draws new text
         ),
         has_skips=True,
     ),
     "UViT": Layout(NESTED, interface(sample="x", timestep="timesteps"), has_skips=True),
-    "HunYuanDiTPlain": Layout(  # it passes over whatever else it is given
-        ("blocks",),
-        interface(sample="x", timestep="t", constant=("contexts",), scale=1000.0, ascends=True),
-        has_skips=True,
-    ),
-    "TripoSGDiTModel": Layout(("blocks",), has_skips=True),
-    "UNetT": Layout(
-        ("layers",), interface(sample="x", timestep="time", scale=1000.0, ascends=True), has_skips=True, loose=True
-    ),
     "UDiT": Layout(NESTED, interface(sample="x", timestep="timesteps"), has_skips=True),
+    # It passes over whatever else it is given.
+    "HunYuanDiTPlain": Layout(("blocks",), interface(**RISING, timestep="t", constant=("contexts",)), has_skips=True),
+    "TripoSGDiTModel": Layout(("blocks",), has_skips=True),
+    "UNetT": Layout(("layers",), interface(**RISING, timestep="time"), has_skips=True, loose=True),
     "MDTv2": Layout(
-        ("en_inblocks", "en_outblocks", "de_blocks"),
-        interface(sample="x", timestep="t"),
-        has_skips=True,
+        ("en_inblocks", "en_outblocks", "de_blocks"), interface(sample="x", timestep="t"), has_skips=True,
         free_head="de_blocks",
     ),
-}
+}  # fmt: skip

@@ -184,7 +184,8 @@ class Runs:
             if run is None or run.begins_anew(now, kind):
                 doubt = self._doubt(tokens, now, known, last)
                 run = Memory(name=name, doubt=doubt, first_call=self.calls, is_joinable=now.step is not None)
-                run.lonely_runs = last.lonely_runs + (not last.stands_at(now)) if len(last.plan) == 1 else 0
+                lonely = next((each for each in reversed(mine) if len(each.plan) == 1), None)
+                run.lonely_runs = 0 if lonely is None else lonely.lonely_runs + (not lonely.stands_at(now))
                 run.know_by(tokens)
                 if last.is_left and last in self.memories:
                     self.memories.remove(last)

@@ -7,6 +7,7 @@ from typing import Any
 import diffusers
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Stock:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return self.conditions()
+
+
+def tensors(output: Any) -> list[Tensor]:
+    return [each for each in tree_leaves(output) if isinstance(each, Tensor)]
 
 
 def randn(*shape: int) -> Callable[[], Tensor]:

@@ -16,9 +16,9 @@ from torch.utils._pytree import tree_leaves
 
 from skipdit import DiT, HunyuanDiT, SkipCacheConfig
 from skipdit.caching import attach, detach
-from skipdit.caching.attach import bypassing
+from skipdit.caching.attachment import bypassing
 from skipdit.caching.layouts import LAYOUTS
-from tests.caching.attached.stock import STOCK, Stock
+from tests.caching.attached.stock import STOCK, Stock, tensors
 from tests.models.subject import recorded
 
 LEVELS = (900.0, 800.0, 700.0, 600.0, 500.0)
@@ -39,10 +39,6 @@ def find(name: str) -> Stock:
 def run(model, stock: Stock, *, levels=LEVELS, seed: int = 0, conditions=None) -> list[list[torch.Tensor]]:
     conditions = stock.draw_conditions(seed) if conditions is None else conditions
     return [tensors(model(**stock.call(level, conditions, seed=seed))) for level in levels]
-
-
-def tensors(output) -> list[torch.Tensor]:
-    return [each for each in tree_leaves(output) if isinstance(each, torch.Tensor)]
 
 
 def equal(ours, theirs) -> list[bool]:

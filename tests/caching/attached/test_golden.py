@@ -21,8 +21,10 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from skipdit import SkipCacheConfig
-from skipdit.caching.attach import Attachment, Blank, attach, detach, tensors_of
+from skipdit.caching import attach, detach
+from skipdit.caching.attachment import Attachment, fill_in
 from tests.caching.attached.standins import HunYuanDiTPlain, MDTv2, TripoSGDiTModel, UDiT, UNetT, UViT
+from tests.caching.attached.stock import tensors
 from tests.models.subject import assert_equal
 
 FOLDER = Path(__file__).parents[2] / "golden" / "attach"
@@ -86,7 +88,7 @@ class Golden:
         outputs = []
         for step in self.steps:
             with context(step):
-                outputs.append(tensors_of(model(**self.inputs(step))))
+                outputs.append(tensors(model(**self.inputs(step))))
         return outputs
 
     def distances(self, outputs: list[list[Tensor]]) -> list[float]:
@@ -112,7 +114,7 @@ class Recorder:
 
 def assert_same(ours: Any, theirs: Any) -> None:
     """Bit for bit, whatever lists the tensors are in."""
-    assert_equal(tensors_of(ours), tensors_of(theirs))
+    assert_equal(tensors(ours), tensors(theirs))
 
 
 def head_of(golden: Golden, branch: int) -> int:
@@ -221,8 +223,7 @@ def test_nobody_reads_what_stands_in_for_a_layer(name, branch, monkeypatch):
     model = golden.model()
     golden.cached(model, branch=branch)
     outputs = golden.run(model)
-    fill = Blank.fill
-    monkeypatch.setattr(Blank, "fill", lambda value: fill(value) + float("nan"))
+    monkeypatch.setattr("skipdit.caching.attachment.fill_in", lambda value: fill_in(value) + float("nan"))
     assert_same(golden.run(model), outputs)
     assert not any(tensor.isnan().any() for step in outputs for tensor in step)
 
@@ -241,7 +242,7 @@ def test_each_layer_of_the_head_that_runs_is_read(name, branch):
         with torch.no_grad():
             model(**golden.inputs(0))
             is_cached[0] = True
-            (first, *_) = tensors_of(model(**golden.inputs(1)))
+            (first, *_) = tensors(model(**golden.inputs(1)))
         assert first.isnan().any()
         poison.remove()
 
@@ -287,7 +288,7 @@ def test_calls_in_turn_with_other_conditions_are_runs_of_their_own(name):
     with torch.no_grad():
         for step in golden.steps:
             for outputs, each in zip(in_turns, (golden, second)):
-                outputs.append(tensors_of(model(**each.inputs(step))))
+                outputs.append(tensors(model(**each.inputs(step))))
     assert_same(in_turns, alone)
     assert {each.plan for each in attached.cache_stats().values()} == {PLAN}
 
@@ -305,11 +306,11 @@ def test_the_calls_of_unidiffusers_pipeline_are_runs_of_their_own():
     golden.cached(model)
     with_prompt = golden.run(model)
     golden.table = golden.table.clone()
-    without = [tensors_of(model(**uncond(step))) for step in golden.steps]
+    without = [tensors(model(**uncond(step))) for step in golden.steps]
     golden.table = golden.table.clone()
     detach(model)
     attached = golden.cached(model)
-    in_turns = [[tensors_of(model(**inputs(step))) for inputs in (golden.inputs, uncond)] for step in golden.steps]
+    in_turns = [[tensors(model(**inputs(step))) for inputs in (golden.inputs, uncond)] for step in golden.steps]
     assert_same(in_turns, [list(pair) for pair in zip(with_prompt, without)])
     assert {each.plan for each in attached.cache_stats().values()} == {PLAN}
 
@@ -353,7 +354,7 @@ def test_hunyuan3d_is_known_by_its_contexts():
     model = golden.model()
     attached = golden.cached(model)
     outputs = [
-        tensors_of(model(**golden.inputs(step), guidance=torch.ones(2), guidance_cond=None)) for step in golden.steps
+        tensors(model(**golden.inputs(step), guidance=torch.ones(2), guidance_cond=None)) for step in golden.steps
     ]
     assert max(golden.distances(outputs)) < 2e-5
     assert attached.cache_stats()["default"].plan == PLAN
@@ -365,8 +366,8 @@ def test_a_method_that_passes_by_the_call_is_told_of_once():
     golden = Golden("mdtv2-cache-n3-b1")
     model, plain = golden.model(), golden.run(golden.model())
     attached = golden.cached(model)
-    with pytest.warns(UserWarning, match="outside of a call of the model") as told:
-        outputs = [tensors_of(model.forward(**golden.inputs(step))) for step in golden.steps]
+    with pytest.warns(UserWarning, match="layers run in a method of the model") as told:
+        outputs = [tensors(model.forward(**golden.inputs(step))) for step in golden.steps]
     assert_same(outputs, plain)
     assert len(told) == 1
     golden.run(model)

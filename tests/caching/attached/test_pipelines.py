@@ -116,7 +116,7 @@ CASES: dict[str, Case] = {  # the pipeline, its arguments, and the contexts that
     ),
     "Lumina2": (
         lambda: made("Lumina2Pipeline", "Lumina2Transformer2DModel"),
-        lambda: masked(torch.bool, **SQUARE, negative_prompt=None), {"default"},
+        lambda: masked(torch.bool, **SQUARE, negative_prompt=None), {"default", "default 2"},
     ),
     "ZImage": (
         lambda: made("ZImagePipeline", "ZImageTransformer2DModel"),

@@ -14,6 +14,7 @@ comes off in any order beside other hooks, and state dicts and names stay.
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -27,13 +28,10 @@ from skipdit.caching.layouts import LAYOUTS, Layout
 from skipdit.caching.memory import CacheStats
 from skipdit.caching.reuse import RunSeam
 
-OUTSIDE = "Skip-Cache is on, but layers run outside of a call of the model"
 CROSSES_BESIDE = {"RFD4ProteinaTransformer": "a second stream", "MotifVideoTransformer3DModel": "the embedded video"}
 
 
-def attach(
-    model: nn.Module, *, layers: Sequence[str] = (), layout: Layout | None = None, **interface: Any
-) -> "Attachment":
+def attach(model: nn.Module, *, layers: Sequence[str] = (), layout: Layout | None = None, **interface) -> "Attachment":
     """Make a loaded model ready for Skip-Cache.
 
     Args:
@@ -44,27 +42,29 @@ def attach(
 
     Raises:
         ValueError: for a class without a layout, paths that lead to no module, a model that is attached already or has
-            a cache of its own, or one whose layers do not return all that crosses the trunk.
+            Skip-Cache itself, or one whose layers do not return all that crosses the trunk.
     """
     if isinstance(model, SkipCacheMixin):
         raise ValueError(f"{type(model).__name__} has Skip-Cache itself: call model.enable_cache(SkipCacheConfig(...))")
-    if isinstance(getattr(model, "attachment", None), Attachment):
+    if hasattr(model, "skipdit_attachment"):
         raise ValueError("the model is attached already: use that object, or detach(model) first")
     name = type(model).__name__
     if name in CROSSES_BESIDE:
         raise ValueError(f"{name} cannot be cached: {CROSSES_BESIDE[name]} passes by its layers and is not returned")
     if layers:
-        layout = Layout(tuple(layers), Interface(**interface), has_skips=True)
-    elif layout is None and name not in LAYOUTS:
+        return Attachment(model, Layout(tuple(layers), Interface(**interface), has_skips=True), is_known=False)
+    if interface:
+        raise ValueError(f"{', '.join(interface)} given without layers: name the lists of layers, too")
+    if layout is None and name not in LAYOUTS:
         raise ValueError(f"{name} is unknown: name its layers in running order, as layers=({first_list(model)!r},)")
-    return Attachment(model, layout or LAYOUTS[name], is_known=not layers and layout is None)
+    return Attachment(model, layout or LAYOUTS[name], is_known=layout is None)
 
 
 def detach(model: nn.Module) -> None:
     """Take the cache off, and give the model back as it was. Raises: ValueError where it is not attached."""
-    if not isinstance(getattr(model, "attachment", None), Attachment):
+    if not hasattr(model, "skipdit_attachment"):
         raise ValueError(f"{type(model).__name__} is not attached: nothing to detach")
-    model.attachment.detach()
+    model.skipdit_attachment.detach()
 
 
 class Attachment:
@@ -83,7 +83,7 @@ class Attachment:
             if name not in argument_names(type(model)):
                 raise ValueError(f"{type(model).__name__}.forward has no argument {name!r}: say sample= and timestep=")
         self.hook: AttachedHook | None = None
-        model.attachment = self
+        model.skipdit_attachment = self
 
     @property
     def depth(self) -> int:
@@ -96,11 +96,7 @@ class Attachment:
         return range(head, self.depth - config.branch)
 
     def enable_cache(self, config: SkipCacheConfig) -> None:
-        """Turn Skip-Cache on.
-
-        Raises:
-            ValueError: a cache is on already, the branch leaves no trunk, or the forecast reads what nobody can give.
-        """
+        """Turn Skip-Cache on. Raises: ValueError where a cache is on already, or the branch leaves no trunk."""
         self._check_attached()
         if self.hook is not None or getattr(self.model, "is_cache_enabled", False):
             raise ValueError("a cache is on already: call disable_cache() first")
@@ -110,15 +106,14 @@ class Attachment:
         self.hook = AttachedHook(config, self)
         self.hook.put_on(self.model)
         for index, (layer, part) in enumerate(self.parts):
-            is_first, is_last = part is self.layers[layer][0], part is self.layers[layer][-1]
-            part.__class__ = bypassing(type(part))
-            part.place = Place(self.hook, layer, index, is_first, is_last)
+            ends = part is self.layers[layer][0], part is self.layers[layer][-1]
+            part.__class__, part.skipdit_place = bypassing(type(part)), Place(self.hook, layer, index, *ends)
 
     def disable_cache(self) -> None:
         """Turn it off; the model is then as it was before."""
         hook = self._check_on()
         for _, part in self.parts:
-            del part.place
+            del part.skipdit_place
             part.__class__ = type(part).__mro__[2]
         hook.take_off(self.model)
         self.hook = None
@@ -137,10 +132,10 @@ class Attachment:
         self._check_attached()
         if self.hook is not None:
             self.disable_cache()
-        del self.model.attachment
+        del self.model.skipdit_attachment
 
     def _check_attached(self) -> None:
-        if getattr(self.model, "attachment", None) is not self:
+        if getattr(self.model, "skipdit_attachment", None) is not self:
             raise ValueError("the model was detached: call attach(model) again")
 
     def _check_on(self) -> "AttachedHook":
@@ -196,18 +191,13 @@ class AttachedHook(SkipCacheHook):
             seam.structures = {} if is_new else dict(seam.memory.structures)
         self.call.is_open, self.call.seam, self.call.next_part = True, seam, 0
 
-    def check_crossing(
-        self, module: nn.Module, args: tuple, kwargs: dict[str, Any], seam: RunSeam, output: Any
-    ) -> None:
-        """Check of a model that nobody knows that the tail needs nothing of the trunk but what its last layer returns.
-
-        The call is repeated without its trunk, which must change no bit. Raises: ValueError.
-        """
+    def check_crossing(self, module: nn.Module, args: tuple, kwargs: dict, seam: RunSeam, output: Any) -> None:
+        """Repeat the call without its trunk, which must change no bit, else raise ValueError: something passes by."""
         self.call.seam, self.call.next_part = seam, 0
         again = module.forward(*args, **kwargs)
         self.call.seam, self.attachment.is_checked = None, True
-        same = [torch.equal(a, b) for a, b in zip(tensors_of(output), tensors_of(again), strict=True)]
-        if not all(same):
+        pairs = zip(tree_leaves(output), tree_leaves(again), strict=True)
+        if not all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs):
             beside = "something that the layers change passes by them"
             raise ValueError(f"{type(module).__name__} cannot be cached: {beside}, and is not returned by the last one")
 
@@ -216,23 +206,22 @@ class AttachedHook(SkipCacheHook):
         seam, layer = self.call.seam, place.layer
         if seam is None:
             if not self.call.is_open:
-                self.warn_once(f"{OUTSIDE}, so that nothing is cached: call model(...), not a method of it")
+                self.warn_once("Skip-Cache is on, but layers run in a method of the model: call model(...) to cache it")
             return compute(*args, **kwargs)
         if place.part < self.call.next_part:
             raise ValueError(f"layer {layer} runs after a later one: name the layers in running order")
         self.call.next_part = place.part + 1
         if seam.reads_shallow and seam.deep is None and place.is_first and layer == self.trunk.start:
             seam.decide(args[0] if args else kwargs[self.attachment.layout.interface.sample])
-        is_end = place.is_last and layer == self.trunk[-1]
-        if self.attachment.layout.loose:
-            if place.is_first and layer == self.trunk.stop:
-                args = (join_loose(seam, *args),)
-            is_end = False
+        is_loose = self.attachment.layout.loose
+        if is_loose and place.is_first and layer == self.trunk.stop:
+            args = (join_loose(seam, *args),)
+        is_end = place.is_last and layer == self.trunk[-1] and not is_loose
         if layer in self.bypassed and seam.deep is not None:
-            return seam.deep if is_end else tree_map(Blank.fill, seam.structures[place.part], is_leaf=is_blank)
+            return seam.deep if is_end else tree_map(fill_in, seam.structures[place.part])
         output = compute(*args, **kwargs)
         if layer in self.bypassed:
-            seam.structures[place.part] = tree_map(Blank.of, output)
+            seam.structures[place.part] = tree_map(empty_out, output)
         if is_end:
             if self.forecaster.reads_shallow and getattr(output, "shape", None) != seam.shallow.shape:
                 raise ValueError(f"forecast {self.config.forecast} needs layers that return one tensor: take taylor")
@@ -259,41 +248,36 @@ class Place(NamedTuple):
     is_last: bool
 
 
-class Blank(NamedTuple):
+@dataclass(frozen=True)
+class Blank:
     """A tensor whose values nobody reads."""
 
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
 
-    @staticmethod
-    def of(value: Any) -> Any:
-        return Blank(value.shape, value.dtype, value.device) if isinstance(value, Tensor) else value
 
-    @staticmethod
-    def fill(value: Any) -> Any:
-        is_tensor = isinstance(value, Blank)
-        return torch.zeros((), dtype=value.dtype, device=value.device).expand(value.shape) if is_tensor else value
+def empty_out(value: Any) -> Any:
+    return Blank(value.shape, value.dtype, value.device) if isinstance(value, Tensor) else value
 
 
-def is_blank(value: Any) -> bool:
-    return isinstance(value, Blank)
+def fill_in(value: Any) -> Any:
+    """Zeros, one element expanded, in the place of a blank."""
+    if not isinstance(value, Blank):
+        return value
+    return torch.zeros((), dtype=value.dtype, device=value.device).expand(value.shape)
 
 
 class Bypassing:
     """What the class of a layer gains while a cache is on."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.place.hook.run_part(self.place, super().__call__, args, kwargs)
+        return self.skipdit_place.hook.run_part(self.skipdit_place, super().__call__, args, kwargs)
 
 
 @cache
 def bypassing(kind: type[nn.Module]) -> type[nn.Module]:
     return type(kind.__name__, (Bypassing, kind), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
-
-
-def tensors_of(output: Any) -> list[Tensor]:
-    return [each for each in tree_leaves(output) if isinstance(each, Tensor)]
 
 
 def first_list(model: nn.Module) -> str:
