@@ -360,17 +360,52 @@ def test_layerwise_casting_changes_no_bit(stock):
     assert equal(run(model, stock), expected) == [True, False, False, True, False]
 
 
-def test_a_control_is_added_to_what_somebody_reads():
-    """A ControlNet adds to each layer's output in the model's own loop; its inputs are new at each step."""
-    stock = find("SD3Transformer2DModel")
+CONTROLS = {  # what a ControlNet hands over, new at each step, and the layers that it is added to
+    "SD3Transformer2DModel": lambda: {"block_controlnet_hidden_states": [torch.randn(2, 16, 16) for _ in range(6)]},
+    "FluxTransformer2DModel": lambda: {
+        "controlnet_block_samples": [torch.randn(2, 16, 32) for _ in range(3)],
+        "controlnet_single_block_samples": [torch.randn(2, 16, 32) for _ in range(3)],
+    },
+    "HunyuanDiT2DModel": lambda: {"controlnet_block_samples": [torch.randn(2, 16, 16) for _ in range(2)]},
+}
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_controls_are_new_at_each_step_and_no_run_is_known_by_them(name):
+    """The model's own loop adds them; those of the trunk's layers go into values that nobody reads in a cached step."""
+    stock = find(name)
     model, attachment = cached(stock, interval=2)
     conditions = stock.draw_conditions()
-    controls = [torch.randn(2, 16, 16) for _ in range(6)]
-    given = [conditions | {"block_controlnet_hidden_states": [c.clone() for c in controls]} for _ in LEVELS]
-    outputs = [run(model, stock, levels=(level,), conditions=each)[0] for level, each in zip(LEVELS, given)]
+    controls = [CONTROLS[name]() for _ in LEVELS]
+
+    def draw(model):
+        given = [{key: list(value) for key, value in each.items()} for each in controls]  # HunyuanDiT empties them
+        calls = zip(LEVELS, given)
+        return [run(model, stock, levels=(level,), conditions=conditions | each)[0] for level, each in calls]
+
+    outputs, uncached = draw(model), draw(stock.build())
     assert attachment.cache_stats()["default"].plan == "#.#.#"
-    uncached = [run(stock.build(), stock, levels=(level,), conditions=each)[0] for level, each in zip(LEVELS, given)]
     assert equal(outputs, uncached) == [True, False, True, False, True]
+
+
+@by_name([FLUX, find("WanTransformer3DModel")])
+@pytest.mark.parametrize("adapter_first", [True, False])
+def test_an_adapter_comes_before_or_after_the_cache(stock, adapter_first):
+    peft = pytest.importorskip("peft")
+
+    def adapt(model):
+        torch.manual_seed(1)
+        model.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_k"], init_lora_weights=False))
+        return model
+
+    model, expected = stock.build(), run(adapt(stock.build()), stock)
+    attachment = attach(adapt(model) if adapter_first else model)
+    attachment.enable_cache(SkipCacheConfig(interval=2))
+    if not adapter_first:
+        adapt(model)
+    assert equal(run(model, stock), expected) == [True, False, True, False, True]
+    attachment.detach()
+    assert all(equal(run(model, stock), expected))
 
 
 def test_an_unknown_class_is_cached_by_its_layers_and_checked_at_its_first_call():
