@@ -36,7 +36,7 @@ def attach(model: nn.Module, *, layers: Sequence[str] = (), layout: Layout | Non
 
     Args:
         model: of a class in `skipdit.caching.layouts.LAYOUTS`, or any other with `layers` or `layout`.
-        layers: the paths of its lists of layers in running order, as ("transformer_blocks",).
+        layers: the path of its list of layers, or of all in running order, as ("transformer_blocks",).
         layout: all that a row of `LAYOUTS` can say, where `layers` is not enough.
         interface: beside `layers`, which arguments of `forward` are what (`skipdit.caching.hook.Interface`).
 
@@ -44,6 +44,8 @@ def attach(model: nn.Module, *, layers: Sequence[str] = (), layout: Layout | Non
         ValueError: for a class without a layout, paths that lead to no module, a model that is attached already or has
             Skip-Cache itself, or one whose layers do not return all that crosses the trunk.
     """
+    if not isinstance(model, nn.Module) or hasattr(model, "_orig_mod"):  # of `torch.compile`
+        raise ValueError(f"model is a {type(model).__name__}: give a pipeline's transformer, and compile it afterwards")
     if isinstance(model, SkipCacheMixin):
         raise ValueError(f"{type(model).__name__} has Skip-Cache itself: call model.enable_cache(SkipCacheConfig(...))")
     if hasattr(model, "skipdit_attachment"):
@@ -52,7 +54,8 @@ def attach(model: nn.Module, *, layers: Sequence[str] = (), layout: Layout | Non
     if name in CROSSES_BESIDE:
         raise ValueError(f"{name} cannot be cached: {CROSSES_BESIDE[name]} passes by its layers and is not returned")
     if layers:
-        return Attachment(model, Layout(tuple(layers), Interface(**interface), has_skips=True), is_known=False)
+        lists = (layers,) if isinstance(layers, str) else tuple(layers)
+        return Attachment(model, Layout(lists, Interface(**interface), has_skips=True), is_known=False)
     if interface:
         raise ValueError(f"{', '.join(interface)} given without layers: name the lists of layers, too")
     if layout is None and name not in LAYOUTS:
@@ -76,6 +79,7 @@ class Attachment:
             self.layers = layout.layers(model)
         except AttributeError as error:
             raise ValueError(f"layers name {', '.join(layout.lists)}: {error}") from None
+        self.depth = len(self.layers)
         self.parts = [(index, part) for index, layer in enumerate(self.layers) for part in layer]
         if len({id(part) for _, part in self.parts}) < max(1, len(self.parts)):
             raise ValueError(f"layers name {', '.join(layout.lists)}: none, or some twice; name each list once")
@@ -84,10 +88,6 @@ class Attachment:
                 raise ValueError(f"{type(model).__name__}.forward has no argument {name!r}: say sample= and timestep=")
         self.hook: AttachedHook | None = None
         model.skipdit_attachment = self
-
-    @property
-    def depth(self) -> int:
-        return len(self.layers)
 
     def bypassed(self, config: SkipCacheConfig) -> range:
         """The layers that a cached step does not run: the trunk, and what nobody reads of the head."""

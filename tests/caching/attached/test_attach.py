@@ -140,6 +140,19 @@ def test_a_cached_step_joins_the_tail_to_the_last_trunks(stock, forecast):
     torch.testing.assert_close(ours, by_hand, rtol=1e-4, atol=1e-4)
 
 
+@by_name(STOCK)
+def test_nothing_writes_into_what_is_remembered(stock):
+    """Neither the tail nor the model's loop; else the next cached step would begin with it."""
+    model, attachment = cached(stock, interval=9)
+    conditions = stock.draw_conditions()
+    run(model, stock, levels=LEVELS[:1], conditions=conditions)
+    (memory,) = attachment.hook.runs.memories
+    remembered = tensors(memory.past[0].deep)
+    copies = [each.clone() for each in remembered]
+    run(model, stock, levels=LEVELS[1:3], conditions=conditions)
+    assert all(equal([remembered], [copies]))
+
+
 def test_the_residual_forecast_takes_one_stream_and_no_pair():
     stock = find("WanTransformer3DModel")
     model, _ = cached(stock, interval=2, forecast="residual")
@@ -414,7 +427,7 @@ def test_an_unknown_class_is_cached_by_its_layers_and_checked_at_its_first_call(
         attach(model)
     with pytest.raises(ValueError, match="has no argument 'hidden_states': say sample= and timestep="):
         attach(model, layers=("blocks",), timestep="time")
-    attachment = attach(model, layers=("blocks",), sample="x", timestep="time")
+    attachment = attach(model, layers="blocks", sample="x", timestep="time")
     attachment.enable_cache(SkipCacheConfig(interval=2))
     y = torch.ones(1, 3)
     with torch.no_grad():
@@ -456,6 +469,9 @@ def test_misuse_is_one_line():
     for call, message in [
         (lambda: attach(model, layers=("no_such",)), "layers name no_such: .*no_such"),
         (lambda: attach(model, layers=("transformer_blocks", "transformer_blocks")), "some twice; name each list once"),
+        (lambda: attach(diffusers.DDIMScheduler()), "model is a DDIMScheduler: give a pipeline's transformer"),
+        (lambda: attach(torch.compile(model)), "model is a OptimizedModule: .* compile it afterwards"),
+        (lambda: attach(model, timestep="t"), "timestep given without layers"),
         (lambda: attach(DiT(sample_size=8, hidden_size=16, depth=4, num_heads=2)), "has Skip-Cache itself"),
         (lambda: detach(model), "is not attached: nothing to detach"),
     ]:
