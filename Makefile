@@ -48,6 +48,7 @@ test-all: lint $(VENV)/eight-bit
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/attached.py
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/embedded.py
 	$(BIN)/python benchmarks/digits.py
