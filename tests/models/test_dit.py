@@ -12,6 +12,7 @@ from skipdit.models.adaln import PATCH_SIZES, SIZES
 from skipdit.nn.embeddings import sincos_2d
 from tests.models.contract import CompiledWhereSomebodyLooks, Cuts, ModelContract, Reuses, UnknownToDiffusers
 from tests.models.contract.cost import flops
+from tests.models.contract.labels import Labelled
 from tests.models.subject import TIMESTEPS, DiTSubject, assert_equal, in_context, randomised, sample
 
 TINY = {"sample_size": 4, "hidden_size": 16, "num_heads": 2, "num_classes": 10, "depth": 6}
@@ -146,7 +147,7 @@ def assert_uniform(weight: torch.Tensor, bound: float) -> None:
     assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
 
 
-class TestInputs(DiTSubject):
+class TestInputs(DiTSubject, Labelled):
     def test_another_grid_than_the_one_made_for_has_its_own_positions(self):
         """The size at construction is only the table that is stored."""
         square, tall = self.build(), self.build(sample_size=(8, 4))

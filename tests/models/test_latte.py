@@ -11,6 +11,7 @@ from skipdit import Latte
 from skipdit.models.adaln import PATCH_SIZES, SIZES
 from skipdit.nn.embeddings import sincos_1d, sincos_2d
 from tests.models.contract import Cuts, ModelContract, Reuses, UnknownToDiffusers
+from tests.models.contract.labels import Labelled
 from tests.models.contract.videos import Videos
 from tests.models.subject import TIMESTEPS, Inputs, LatteSubject, assert_equal, in_context, sample
 
@@ -284,7 +285,7 @@ class TestBadArchitecture:
             Latte(**TINY | config)
 
 
-class TestBadInputs(LatteSubject):
+class TestBadInputs(LatteSubject, Labelled):
     @pytest.mark.parametrize(
         ("config", "change", "message"),
         [

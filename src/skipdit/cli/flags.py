@@ -140,18 +140,11 @@ def check_place(*, device: str, offload: Offload = "none") -> None:
     """ValueError for a device that is not there, or that spares no other by offloading."""
     import torch
 
+    from skipdit.models.places import check_device
+
     check_device(device)
     if offload != "none" and torch.device(device).type == "cpu":
         raise ValueError(f"offload is {offload!r} on device {device!r}: give --device an accelerator")
-
-
-def check_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device is {device!r}: not to be had here ({str(error).splitlines()[0]}); take cpu") from None
 
 
 def bring_when_needed(pipeline: DiffusionPipeline, device: Any, offload: Offload) -> None:

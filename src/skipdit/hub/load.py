@@ -28,6 +28,7 @@ from skipdit.hub.registry import Published
 from skipdit.hub.text_parts import check_text_parts, text_encoders
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.base import LongSkipModel
+from skipdit.models.places import check_device, read_dtype
 from skipdit.pipelines import ClassToImagePipeline, ClassToVideoPipeline, PixelAutoencoder
 from skipdit.pipelines.schedulers import BETAS, HUNYUAN_V1_1, HUNYUAN_V1_2, LINEAR, Noise, make_scheduler
 from skipdit.spelling import did_you_mean
@@ -55,8 +56,8 @@ VAES = {
     "PixelAutoencoder": PixelAutoencoder,
 }
 PIPELINES = {DiT: ClassToImagePipeline, Latte: ClassToVideoPipeline}  # of classes
-TEXT_PIPELINES = {  # diffusers' own, from the modules that know how to draw with them
-    LatteT2V: ("skipdit.pipelines.draw", "LattePipeline"),
+TEXT_PIPELINES = {  # diffusers' own at the model's size, from the modules that know how to draw with them
+    LatteT2V: ("skipdit.pipelines.text_to_video", "LattePipeline"),
     HunyuanDiT: ("skipdit.pipelines.text_to_image", "HunyuanDiTPipeline"),
 }
 PUBLISHED = {  # scheduler and steps
@@ -81,7 +82,7 @@ def load_pipeline(
     base: str | None = None,
     beta_end: float | None = None,
     weights: str | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     device: torch.device | str = "cpu",
 ) -> DiffusionPipeline:
     """A pipeline from the name of an embedded or a published model, a folder, or a checkpoint file.
@@ -92,7 +93,7 @@ def load_pipeline(
     Every part computes in `dtype` on `device`, whatever its weights are kept in.
 
     A DiT comes as `ClassToImagePipeline`, a Latte as `ClassToVideoPipeline`; a LatteT2V and a HunyuanDiT come as
-    diffusers' own `LattePipeline` and `HunyuanDiTPipeline`.
+    diffusers' own `LattePipeline` and `HunyuanDiTPipeline`, where sizes that are left out are the model's.
 
     Args:
         scheduler: a name of `skipdit.pipelines.schedulers`; it takes the place of the one in a pipeline folder, but the
@@ -105,14 +106,16 @@ def load_pipeline(
         beta_end: of the noise that the model was trained with. Left out, it is what the pipeline folder says or, for a
             model that comes without a pipeline, the published one of its version (`published_noise`).
         weights: which of a file that has several, as `load_model` takes it.
-        dtype, device: of every part.
+        dtype, device: of every part, themselves or by name ("bf16", "cuda").
 
     Raises:
-        ValueError: a name that is none of these, an unknown scheduler, or parts that are missing or not taken.
+        ValueError: a name that is none of these, an unknown scheduler, dtype or device, or parts that are missing or
+            not taken.
         CheckpointError: what lies there is not a whole model, or not the whole of a part that it needs.
         OSError: a package that reads text is not installed.
     """
-    known = registry.REGISTRY.get(source)
+    dtype, known = read_dtype(dtype), registry.REGISTRY.get(source)
+    check_device(device)
     if known is not None:
         check_parts(class_of(known), vae=vae, base=base)  # before anything is downloaded
         vae, base = known.parts.get("vae") if vae is None else vae, known.parts.get("base") if base is None else base

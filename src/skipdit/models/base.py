@@ -13,6 +13,7 @@ from huggingface_hub import CommitInfo, HfApi
 from torch import Tensor
 
 from skipdit.caching.hook import SkipCacheMixin
+from skipdit.models.places import read_dtype
 from skipdit.nn.rooms import LongSkipTransformer, Rooms
 from skipdit.nn.skips import fuse_skip
 
@@ -74,7 +75,8 @@ class LongSkipModel(PublishedWithCard, LongSkipTransformer, SkipCacheMixin, Mode
     _supports_gradient_checkpointing = True
     stock_names: ClassVar[tuple[str, ...]] = ()  # of diffusers' classes with the same tensors
     inert: ClassVar[Mapping[str, Any]] = {}  # settings of theirs, at the values that change nothing
-    channel_dim = 1  # where inputs and outputs have their channels
+    sample_axes = "BCHW"  # of inputs and outputs; F are frames
+    channel_dim = 1
     _compiled_rooms: Rooms | None = None
 
     def __new__(cls, *arguments: Any, **settings: Any) -> "LongSkipModel":
@@ -97,6 +99,8 @@ class LongSkipModel(PublishedWithCard, LongSkipTransformer, SkipCacheMixin, Mode
                 weights; or tensors that are missing, but for residual skips that are added.
         """
         source = pretrained_model_name_or_path
+        for name in {"dtype", "torch_dtype"} & options.keys():  # diffusers makes float32 of a name
+            options[name] = None if options[name] is None else read_dtype(options[name])
         cls.check_config(
             cls.load_config(source, **{name: options[name] for name in PLACE if name in options}), str(source)
         )
@@ -148,6 +152,14 @@ class LongSkipModel(PublishedWithCard, LongSkipTransformer, SkipCacheMixin, Mode
         kept = first.weight.dtype
         return hidden_states.to(self.dtype if kept.itemsize == 1 else kept)
 
+    def check_samples(self, hidden_states: Tensor) -> None:
+        """ValueError for inputs of other axes, or another number of channels, than the model has."""
+        wanted = [f"C={self.config.in_channels}" if axis == "C" else axis for axis in self.sample_axes]
+        shape = tuple(hidden_states.shape) if isinstance(hidden_states, Tensor) else ()
+        if len(shape) != len(wanted) or shape[self.channel_dim] != self.config.in_channels:
+            given = f"has shape {shape}" if shape else f"is a {type(hidden_states).__name__}"
+            raise ValueError(f"hidden_states {given}: {type(self).__name__} takes a tensor [{', '.join(wanted)}]")
+
     def example_inputs(self, batch: int = 1) -> dict[str, Tensor]:
         """Keyword arguments of one call at the model's own size, all zeros, where the model is."""
         raise NotImplementedError
@@ -162,12 +174,3 @@ class LongSkipModel(PublishedWithCard, LongSkipTransformer, SkipCacheMixin, Mode
         state = super().__getstate__()
         state.pop("_compiled_rooms", None)  # bound to this very model
         return state
-
-
-def per_sample(timestep: Tensor | float, samples: Tensor) -> Tensor:
-    """Timesteps [B] for samples [B, ...], from one for each, or one number for all; ValueError for another count."""
-    if not isinstance(timestep, Tensor):
-        timestep = torch.tensor(timestep, dtype=torch.float32, device=samples.device)
-    if timestep.numel() not in (1, len(samples)):
-        raise ValueError(f"timestep has shape {tuple(timestep.shape)}: {len(samples)} samples take 1 or {len(samples)}")
-    return timestep.reshape(-1).expand(len(samples))

@@ -1,5 +1,8 @@
 """What an architecture may be: each check raises a ValueError that names the value, the bound and the remedy."""
 
+from operator import index
+from typing import Any
+
 from skipdit.nn.skips import FUSES
 
 MOST_LAYERS = 1000  # many more than any transformer has, and few enough to be built in seconds
@@ -31,8 +34,22 @@ def check_width(*, hidden_size: int, num_heads: int) -> None:
 
 def check_at_least_one(**counts: int) -> None:
     for name, count in counts.items():
-        if count < 1:
+        if read_whole(name, count) < 1:
             raise ValueError(f"{name} is {count}: it must be at least 1")
+
+
+def read_whole(name: str, value: Any) -> int:
+    """A whole number of any kind as an int; ValueError for anything else."""
+    try:
+        return index(None if isinstance(value, bool) else value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {shown(value)}: give a whole number") from None
+
+
+def shown(value: Any) -> str:
+    """A value on one line of an error."""
+    line = " ".join(repr(value).split())
+    return line if len(line) <= 60 else f"{line[:57]}..."
 
 
 def check_image(height: int, width: int, patch_size: int) -> None:
@@ -42,6 +59,7 @@ def check_image(height: int, width: int, patch_size: int) -> None:
 
 def check_frames(frames: int, *, at_most: int, num_images: int) -> None:
     """A video of at least one frame, as long as the temporal positions at the most, with stills after it."""
+    frames, num_images = read_whole("num_frames", frames), read_whole("num_images", num_images)
     if num_images < 0:
         raise ValueError(f"num_images is {num_images}: it must be at least 0")
     if not 1 <= frames <= at_most:

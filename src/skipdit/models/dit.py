@@ -15,8 +15,8 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor
 
 from skipdit.models.adaln import AdaLNTransformer
-from skipdit.models.base import per_sample
 from skipdit.models.checks import check_at_least_one
+from skipdit.models.inputs import class_ids, per_sample
 from skipdit.nn.embeddings import unpatchify
 from skipdit.nn.rooms import Seam
 
@@ -74,7 +74,7 @@ class DiT(AdaLNTransformer):
     def embed(self, hidden_states: Tensor, timestep: Tensor | float, class_labels: Tensor) -> tuple[Tensor, DiTContext]:
         stream = self.tokens(self.cast_input(hidden_states, self.x_embedder.proj))
         time = self.t_embedder(per_sample(timestep, hidden_states), dtype=stream.dtype)
-        conditioning = time + self.embed_classes(class_labels)
+        conditioning = time + self.embed_classes(class_ids(class_labels, hidden_states))
         return stream, DiTContext(conditioning, self.grid_of(hidden_states), hidden_states.dtype)
 
     def layer(self, index: int, stream: Tensor, context: DiTContext) -> Tensor:
@@ -100,5 +100,6 @@ class DiT(AdaLNTransformer):
         `seam` in the place of the trunk's call.
         Raises: ValueError for a class id outside the table, a number of timesteps, or sizes that are no whole patches.
         """
+        self.check_samples(hidden_states)
         sample = self.compose(hidden_states=hidden_states, timestep=timestep, class_labels=class_labels, seam=seam)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)

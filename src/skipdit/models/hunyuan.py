@@ -34,8 +34,9 @@ from diffusers.models.normalization import AdaLayerNormContinuous
 from einops import rearrange
 from torch import Tensor, nn
 
-from skipdit.models.base import LongSkipModel, per_sample
+from skipdit.models.base import LongSkipModel
 from skipdit.models.checks import check_at_least_one, check_image, check_prediction_type, check_skips
+from skipdit.models.inputs import per_sample
 from skipdit.nn.blocks import NORM_EPS, xavier_linears, zero
 from skipdit.nn.embeddings import rotary_tables, unpatchify
 from skipdit.nn.rooms import Seam
@@ -371,6 +372,7 @@ class HunyuanDiT(LongSkipModel, AttentionMixin, PeftAdapterMixin):
         Returns: [B, 2C, H, W], or [B, C, H, W] without `learn_sigma`.
         Raises: ValueError for sizes that do not fit.
         """
+        self.check_samples(hidden_states)
         warn_of_rounding(timestep)
         sample = self.compose(
             hidden_states=hidden_states.to(self.pos_embed.proj.weight.dtype), timestep=timestep,

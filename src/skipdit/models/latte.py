@@ -18,8 +18,8 @@ from einops import rearrange
 from torch import Tensor
 
 from skipdit.models.adaln import AdaLNTransformer, frozen_table
-from skipdit.models.base import per_sample
 from skipdit.models.checks import check_at_least_one, check_frames
+from skipdit.models.inputs import WHOLE, class_ids, per_sample, read_numbers
 from skipdit.nn.blocks import xavier_linears
 from skipdit.nn.embeddings import sincos_1d, unpatchify
 from skipdit.nn.rooms import Seam
@@ -54,7 +54,7 @@ class Latte(AdaLNTransformer):
     """
 
     blocks_per_layer = 2
-    channel_dim = 2
+    sample_axes, channel_dim = "BFCHW", 2
     constant_inputs = ("class_labels", "image_labels")
 
     @register_to_config
@@ -99,12 +99,16 @@ class Latte(AdaLNTransformer):
     ) -> tuple[Tensor, LatteContext]:
         batch, frames = len(hidden_states), hidden_states.shape[1] - num_images
         check_frames(frames, at_most=self.config.num_frames, num_images=num_images)
+        if image_labels is not None:
+            image_labels = read_numbers("image_labels", image_labels, kinds=WHOLE, device=hidden_states.device).long()
         self.check_labels(class_labels, image_labels, num_images)
         pictures = rearrange(hidden_states, "b f c h w -> (b f) c h w")
         tokens = self.tokens(self.cast_input(pictures, self.x_embedder.proj))
         stream = rearrange(tokens, "(b f) t d -> b f t d", b=batch)
         time = self.t_embedder(per_sample(timestep, hidden_states), dtype=stream.dtype)[:, None]
-        video = time if class_labels is None else time + self.embed_classes(class_labels)[:, None]
+        video = time
+        if class_labels is not None:
+            video = time + self.embed_classes(class_ids(class_labels, hidden_states))[:, None]
         spatial = video
         if num_images:
             stills = time if image_labels is None else time + self.embed_classes(image_labels)
@@ -151,6 +155,7 @@ class Latte(AdaLNTransformer):
         Returns: [B, F (+ M), 2C, H, W].
         Raises: ValueError for too many frames, or labels that the model lacks or does not have.
         """
+        self.check_samples(hidden_states)
         sample = self.compose(
             hidden_states=hidden_states, timestep=timestep, class_labels=class_labels, num_images=num_images,
             image_labels=image_labels, seam=seam,

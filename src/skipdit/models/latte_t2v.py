@@ -21,8 +21,9 @@ from diffusers.models.normalization import AdaLayerNormSingle
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from skipdit.models.base import LongSkipModel, per_sample
+from skipdit.models.base import LongSkipModel
 from skipdit.models.checks import check_at_least_one, check_frames, check_image, check_prediction_type, check_skips
+from skipdit.models.inputs import per_sample
 from skipdit.nn.blocks import NORM_EPS, modulate
 from skipdit.nn.embeddings import sincos_1d, unpatchify
 from skipdit.nn.rooms import Seam
@@ -79,6 +80,7 @@ class LatteT2V(LongSkipModel):
     _skip_layerwise_casting_patterns = ["pos_embed", "norm"]
     _keys_to_ignore_on_load_unexpected = ["caption_projection.y_embedding"]  # an unused buffer of old checkpoints
     stock_names = ("LatteTransformer3DModel",)
+    sample_axes = "BCFHW"
     inert = {  # of diffusers 0.24
         "attention_type": "default", "double_self_attention": False, "norm_num_groups": 32, "num_vector_embeds": None,
         "only_cross_attention": False, "upcast_attention": False, "use_linear_projection": False,
@@ -272,6 +274,7 @@ class LatteT2V(LongSkipModel):
         Returns: [B, out_channels, F (+ M), H, W].
         Raises: ValueError for too many frames, or text that does not fit.
         """
+        self.check_samples(hidden_states)
         sample = self.compose(
             hidden_states=hidden_states, timestep=timestep, encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask, enable_temporal_attentions=enable_temporal_attentions,

@@ -9,6 +9,8 @@ and `on_step` see them on the model's own `channel_dim`.
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from skipdit.diffusion import guided
 from skipdit.models.adaln import AdaLNTransformer
 from skipdit.models.base import PublishedWithCard
+from skipdit.models.checks import check_at_least_one, read_whole, shown
 from skipdit.pipelines.schedulers import set_timesteps
 from skipdit.spelling import did_you_mean
 
@@ -33,6 +36,7 @@ NOT_FROM_NOISE = (
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 Channels = int | Literal["all"]
+Labels = Sequence[int | str] | np.ndarray | Tensor | int | str
 Generators = torch.Generator | list[torch.Generator] | None
 
 
@@ -125,6 +129,8 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
 
     def prepare_latents(self, shape: tuple[int, ...], generator: Generators, latents: Tensor | None) -> Tensor:
         """Starting noise in float32 at the scheduler's scale."""
+        if latents is not None and not isinstance(latents, Tensor):
+            raise ValueError(f"latents are a {type(latents).__name__}: give a tensor {shape}")
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
         if latents.shape != shape:
@@ -138,7 +144,7 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
         native = [side * patch for side in self.transformer.grid]
         scale = 1 if self.vae is None else 2 ** (len(self.vae.config.block_out_channels) - 1)
         for side in (height, width):
-            if side is not None and (side < 1 or side % (scale * patch)):
+            if side is not None and ((side := read_whole("image side", side)) < 1 or side % (scale * patch)):
                 raise ValueError(f"image side {side} is not a multiple of {scale * patch} above 0: take one that is")
         return tuple(own if side is None else side // scale for own, side in zip(native, (height, width), strict=True))
 
@@ -159,10 +165,9 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
             return array
         return self.numpy_to_pil(array) if array.ndim == 4 else [self.numpy_to_pil(video) for video in array]
 
-    def check_labels(self, class_labels: Sequence[int | str] | int | str) -> list[int]:
+    def check_labels(self, class_labels: Labels) -> list[int]:
         """Class ids of ids and names; ValueError for one that this model does not have."""
-        one = isinstance(class_labels, int | str)
-        labels = [self.class_id(label) for label in ([class_labels] if one else class_labels)]
+        labels = [self.class_id(label) for label in listed(class_labels)]
         null = self.transformer.null_class
         last = self.transformer.config.num_classes - 1 if null is None else null
         for label in labels:
@@ -175,7 +180,7 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
 
     def class_id(self, label: int | str) -> int:
         if not isinstance(label, str):
-            return int(label)
+            return read_whole("class id", label)
         known = {name.casefold(): number for name, number in self.labels.items()}
         if (number := known.get(label.casefold())) is None:
             near, last = did_you_mean(label, self.labels), self.transformer.config.num_classes - 1
@@ -185,6 +190,7 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
 
     def check_guidance(self, scale: float, channels: Channels) -> Guidance:
         most = self.transformer.config.in_channels
+        check_scale(scale)
         if channels != "all" and not (isinstance(channels, int) and 1 <= channels <= most):
             raise ValueError(f"guidance_channels is {channels!r}: take 1 to {most}, or 'all'")
         if scale == 1 and channels != "all":
@@ -192,9 +198,10 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
         if scale != 1 and self.transformer.null_class is None:
             lacked = "null class" if self.transformer.config.num_classes else "classes"
             raise ValueError(f"guidance_scale is {scale}: this model has no {lacked}, so take 1")
-        return Guidance(scale, channels)
+        return Guidance(float(scale), channels)
 
     def check_run(self, count: int, *, generator: Generators, num_inference_steps: int) -> None:
+        check_generators(generator)
         if isinstance(generator, list) and len(generator) != count:
             given = f"{len(generator)} generators for {count} {self.unit}s"
             raise ValueError(f"{given}: give one, or one for each {self.unit}")
@@ -206,8 +213,7 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
         said, read = self.transformer.config.prediction_type, self.scheduler.config.get("prediction_type", "epsilon")
         if said != read:
             raise ValueError(f"prediction_type is {said!r} in the model and {read!r} in the scheduler: make them agree")
-        if num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps is {num_inference_steps}: it must be at least 1")
+        check_at_least_one(num_inference_steps=num_inference_steps)
 
     def check_output(self, output_type: str) -> None:
         if output_type not in OUTPUT_TYPES:
@@ -220,6 +226,29 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
         if self.vae is not None and self.vae.config.latent_channels != channels:
             taken = self.vae.config.latent_channels
             raise ValueError(f"the model draws {channels} channels, its vae takes {taken}: give the vae of its latents")
+
+
+def listed(class_labels: Labels) -> list[Any]:
+    """Ids and names one after another; ValueError for what has no order, or none yet."""
+    held = class_labels.tolist() if isinstance(class_labels, Tensor | np.ndarray | np.generic) else class_labels
+    if isinstance(held, list | tuple | range):
+        return list(held)
+    if isinstance(held, Real | str):
+        return [held]
+    raise ValueError(f"class_labels is {shown(class_labels)}: give an id or a name, or a list of them")
+
+
+def check_scale(guidance_scale: float) -> None:
+    is_number = isinstance(guidance_scale, Real | Tensor) and not isinstance(guidance_scale, bool)
+    if not is_number or not isfinite(guidance_scale):
+        raise ValueError(f"guidance_scale is {shown(guidance_scale)}: give a number, 1 for no guidance")
+
+
+def check_generators(generator: Generators) -> None:
+    """ValueError for what is neither a generator nor a list of them."""
+    given = generator if isinstance(generator, list) else [] if generator is None else [generator]
+    if not all(isinstance(one, torch.Generator) for one in given):
+        raise ValueError(f"generator is {shown(generator)}: give a torch.Generator, or a list of them")
 
 
 def learns_variance(scheduler: SchedulerMixin) -> bool:

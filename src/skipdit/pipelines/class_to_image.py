@@ -1,6 +1,6 @@
 """Class ids -> images, by any diffusers scheduler, in pixels or in the latents of a VAE."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -13,6 +13,7 @@ from skipdit.pipelines.class_conditional import (
     Channels,
     ClassConditionalPipeline,
     Generators,
+    Labels,
     OnStep,
     StepState,
     step_arguments,
@@ -38,7 +39,7 @@ class ClassToImagePipeline(ClassConditionalPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: Sequence[int | str] | int | str,
+        class_labels: Labels,
         *,
         guidance_scale: float = 4.0,
         guidance_channels: Channels = "all",

@@ -1,7 +1,7 @@
 """Class ids -> videos, or videos of no class, by any diffusers scheduler, in pixels or in the latents of a VAE."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from skipdit.models import Latte
 from skipdit.models.checks import check_at_least_one, check_frames
-from skipdit.pipelines.class_conditional import Channels, ClassConditionalPipeline, Generators, OnStep
+from skipdit.pipelines.class_conditional import Channels, ClassConditionalPipeline, Generators, Labels, OnStep
 from skipdit.pipelines.pixels import PixelAutoencoder
 
 GUIDANCE_SCALE = 7.0  # of the published class-to-video model of UCF101; its unconditional ones have none
@@ -47,7 +47,7 @@ class ClassToVideoPipeline(ClassConditionalPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: Sequence[int | str] | int | str | None = None,
+        class_labels: Labels | None = None,
         *,
         num_videos: int | None = None,
         guidance_scale: float | None = None,
@@ -108,9 +108,7 @@ class ClassToVideoPipeline(ClassConditionalPipeline):
         """The guidance scale of a run that names none."""
         return 1.0 if self.transformer.null_class is None else GUIDANCE_SCALE
 
-    def labels_of(
-        self, class_labels: Sequence[int | str] | int | str | None, num_videos: int | None
-    ) -> list[int] | None:
+    def labels_of(self, class_labels: Labels | None, num_videos: int | None) -> list[int] | None:
         """The class ids as a list, None for an unconditional model; ValueError where the model and they disagree."""
         classes = self.transformer.config.num_classes
         if not classes:

@@ -11,6 +11,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from skipdit.data.text import quiet_transformers
+from skipdit.pipelines.calls import read_call
 from skipdit.pipelines.draw import (
     Settings,
     check,
@@ -33,14 +34,17 @@ ORIGINAL_SIZE = (1024, 1024)  # diffusers' own
 
 
 class HunyuanDiTPipeline(Published):
-    """diffusers' own, by its name, but a model of another size than the published ones draws at its own."""
+    """diffusers' own, by its name, but sizes that are left out are the model's, whatever that is."""
 
     @wraps(Published.__call__)
     def __call__(self, *arguments: Any, **settings: Any) -> Any:
         side = self.default_sample_size * self.vae_scale_factor
-        if (side, side) not in SUPPORTED_SHAPE:  # to one of which every size is taken else
-            settings = {"use_resolution_binning": False, **settings}
-        return super().__call__(*arguments, **settings)
+        bins = (side, side) in SUPPORTED_SHAPE  # to one of which every size is taken
+        own = {"height": side, "width": side, "use_resolution_binning": bins}
+        given = read_call(super().__call__, arguments, settings, own=own)
+        if not given["use_resolution_binning"]:
+            check_image_size(self, Settings(height=given["height"], width=given["width"]))
+        return super().__call__(**given)
 
 
 draw.register(Published, draw_texts)
@@ -92,12 +96,21 @@ def encoded(pipeline: Published, prompt: str, settings: Settings, *, copies: int
 def check_texts_of_images(pipeline: Published, subjects, settings) -> None:
     """The BERT reads the first 77 tokens alone, as published; the T5 must read them all."""
     check_text_guidance(settings)
-    check_text_size(pipeline, settings, multiple_of=16)
+    check_image_size(pipeline, settings)
     check_text_latents(pipeline)
     check_original_size(pipeline, settings.original_size)
     longest_text = pipeline.transformer.config.text_len_t5
     texts = told(subjects, settings)
     check_lengths(lambda prompt: len(pipeline.tokenizer_2(prompt).input_ids), texts, at_most=longest_text)
+
+
+def check_image_size(pipeline: Published, settings: Settings) -> None:
+    """diffusers' pipeline lays positions by an eighth of the picture, whatever the autoencoder's factor is."""
+    check_text_size(pipeline, settings, multiple_of=16)
+    least = 8 * pipeline.transformer.config.patch_size
+    for side in filter(None, (settings.height, settings.width)):
+        if side < least:
+            raise ValueError(f"side {side} is too small for this pipeline: take at least {least}")
 
 
 def check_original_size(pipeline: Published, size: tuple[int, int] | None) -> None:

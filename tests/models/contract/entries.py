@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -35,6 +36,35 @@ class Entries(Subject):
             assert torch.equal(sample(model, self.inputs(500) | {"timestep": timestep}), expected)
         with pytest.raises(ValueError, match="2 samples take 1 or 2"):
             sample(model, self.inputs(500) | {"timestep": torch.tensor([1, 2, 3])})
+
+    @pytest.mark.parametrize("timesteps", [[500, 501], (500.0, 501.0), np.array([500, 501]), range(500, 502)])
+    def test_timesteps_come_as_any_numbers(self, model, timesteps):
+        expected = sample(model, self.inputs(500) | {"timestep": torch.tensor([500.0, 501.0])})
+        assert torch.equal(sample(model, self.inputs(500) | {"timestep": timesteps}), expected)
+
+    @pytest.mark.parametrize(
+        "timestep",
+        [
+            None, "7", b"7", True, [True], [None], [], [1, 2, 3], [[1, 2]], {3}, -1, float("nan"), np.array(["a"]),
+            torch.tensor([True]), torch.tensor([[1.0, 2.0]]), torch.tensor([500.0, -1.0]), torch.tensor([1j]),
+        ],
+    )  # fmt: skip
+    def test_what_is_no_timestep_is_refused_in_one_line(self, model, timestep):
+        with pytest.raises(ValueError, match=r"^timestep .*: (give|take|2 samples take 1 or 2) [^\n]*$"):
+            sample(model, self.inputs(500) | {"timestep": timestep})
+
+    def test_inputs_of_other_axes_or_channels_are_refused_in_one_line(self, model):
+        noise = self.inputs(500)["hidden_states"]
+        for wrong in (noise[0], torch.cat([noise, noise], dim=model.channel_dim), noise.numpy(), None):
+            with pytest.raises(ValueError, match=r"^hidden_states .* takes a tensor \[B, [^\n]*C=4[^\n]*$"):
+                sample(model, self.inputs(500) | {"hidden_states": wrong})
+
+    def test_a_dtype_is_named_or_refused(self, model, tmp_path):
+        model.save_pretrained(tmp_path)
+        assert type(model).from_pretrained(tmp_path, torch_dtype="bf16").dtype == torch.bfloat16
+        for dtype in ("nonsense", torch.int8, 16):
+            with pytest.raises(ValueError, match=r"dtype is .*: take one of float32"):
+                type(model).from_pretrained(tmp_path, dtype=dtype)
 
     def test_a_folder_without_all_weights_is_refused(self, model, tmp_path):
         model.save_pretrained(tmp_path)
