@@ -50,7 +50,7 @@ def in_latte_pipeline(model: LatteT2V) -> LattePipeline:
 def test_a_text_model_of_minilms_width_brings_minilm_and_pixels(text_model):
     model, folder = text_model
     loaded = load_pipeline(folder, scheduler="ddim")
-    assert type(loaded) is LattePipeline
+    assert isinstance(loaded, LattePipeline)
     assert torch.equal(clips_of(loaded, PROMPTS), clips_of(in_latte_pipeline(model), PROMPTS))
 
 

@@ -1,10 +1,13 @@
 """However a folder keeps its weights, and whatever a checkpoint file is called: read alike by everything that reads."""
 
+import logging
 import re
+from contextlib import contextmanager
 
 import pytest
 import torch
 
+from skipdit import DiT
 from skipdit.hub import CheckpointError, load_original, load_pipeline
 from skipdit.hub.convert import convert
 from skipdit.hub.errors import UnsafeCheckpointError
@@ -34,6 +37,25 @@ def test_a_folder_is_loaded_or_rewritten_however_it_keeps_its_weights(tmp_path, 
             load_model(str(tmp_path / "model"))
 
 
+@pytest.mark.parametrize("kept", KEPT, ids=lambda kept: "-".join(map(str, kept.values())))
+def test_so_it_is_by_from_pretrained_itself(tmp_path, kept, caplog):
+    model = tiny().half()
+    model.save_pretrained(tmp_path / "transformer", **kept)
+    with warnings_shown(caplog):
+        for folder, where in ((tmp_path / "transformer", {}), (tmp_path, {"subfolder": "transformer"})):
+            assert same_weights(DiT.from_pretrained(folder, **where).half(), model.state_dict())
+    assert not caplog.records
+
+
+@contextmanager
+def warnings_shown(caplog):
+    """diffusers' log, which does not reach the root by itself."""
+    log = logging.getLogger("diffusers")
+    log.addHandler(caplog.handler)
+    yield
+    log.removeHandler(caplog.handler)
+
+
 @pytest.mark.parametrize("size", ["1GB", "20KB"])
 def test_a_pipeline_is_loaded_from_the_files_of_its_one_variant(tmp_path, size):
     plain = load_pipeline(str(latte_1(tmp_path / "plain")))
@@ -55,14 +77,15 @@ def test_of_several_variants_none_is_guessed(tmp_path):
     for use in (lambda: load_model(str(tmp_path)), lambda: convert(tmp_path, tmp_path / "out", layout="diffusers")):
         with pytest.raises(CheckpointError, match="has the variants bf16, fp16: leave one of them there"):
             use()
+    with pytest.raises(ValueError, match="has the variants bf16, fp16: leave one of them there"):
+        DiT.from_pretrained(tmp_path)
+    assert same_weights(DiT.from_pretrained(tmp_path, variant="bf16"), tiny().state_dict())
     tiny(seed=1).save_pretrained(tmp_path)
     assert same_weights(load_model(str(tmp_path)), tiny(seed=1).state_dict())
 
 
 @pytest.mark.parametrize("name", ["a.ckpt", "a.bin", "a.pth.tar", "a.pth"])
 def test_a_checkpoint_is_read_under_each_of_its_usual_names(tmp_path, name):
-    from skipdit import DiT
-
     model = DiT.from_size("S/8", num_classes=10).half()
     torch.save({"model": model.state_dict()}, tmp_path / name)
     state = {key: tensor.float() for key, tensor in model.state_dict().items()}

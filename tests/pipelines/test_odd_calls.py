@@ -1,13 +1,19 @@
 """Arguments of pipelines as people write them: taken where they mean something, else one line says what is."""
 
+import json
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 
 from skipdit import load_pipeline
-from tests.pipelines.tiny import latents_of, pipeline, seeds, video_pipeline
+from skipdit.hub import CheckpointError
+from skipdit.pipelines import ClassToImagePipeline
+from skipdit.pipelines.schedulers import make_scheduler
+from tests.hub.test_weight_files import warnings_shown
+from tests.pipelines.tiny import latents_of, pipeline, seeds, tiny, video_pipeline
 
 TEXT = ("captioned-digits-skip", "emoji-hunyuan")
 
@@ -110,3 +116,44 @@ def test_a_device_that_is_not_here_is_refused_in_one_line():
     for device in ("nonsense", "cuda:97"):
         with pytest.raises(ValueError, match=rf"^device is '{device}': not to be had here [^\n]*; take cpu$"):
             load_pipeline("fashion-skip", device=device)
+
+
+# Names of classes.
+
+
+def named(id2label):
+    return ClassToImagePipeline(tiny(), make_scheduler("ddim"), id2label=id2label)
+
+
+@pytest.mark.parametrize("names", [["cat", "dog, hound"], {0: "cat", 1: "dog, hound"}, {"0": "cat", "1": "dog, hound"}])
+def test_classes_are_named_by_a_list_or_by_ids_of_either_kind(names, tmp_path):
+    pipe = named(names)
+    assert pipe.labels == {"cat": 0, "dog, hound": 1, "dog": 1, "hound": 1}
+    assert pipe.check_labels(["Hound", "CAT", 1]) == [1, 0, 1]
+    pipe.save_pretrained(tmp_path)
+    assert load_pipeline(str(tmp_path)).labels == pipe.labels
+
+
+def test_a_name_of_two_classes_is_asked_about():
+    pipe = named({134: "crane, bird", 517: "crane"})
+    assert pipe.labels == {"crane, bird": 134, "bird": 134}
+    with pytest.raises(ValueError, match="class 'Crane' is the name of 134 and 517: give an id"):
+        pipe("Crane")
+
+
+@pytest.mark.parametrize("names", [3, "cat", {"a": "cat"}, {-1: "cat"}, {0: 3}, {0: None}, {0: " "}, [["cat"]]])
+def test_a_table_that_is_none_is_refused_in_one_line(names, tmp_path):
+    with pytest.raises(ValueError, match=r"^id2label (is|has) [^\n]*: give [^\n]*$"):
+        named(names)
+    named({0: "cat"}).save_pretrained(tmp_path)
+    index = tmp_path / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"id2label": names}))
+    with pytest.raises(CheckpointError, match=rf"^{index}: id2label (is|has) [^\n]*: give [^\n]*$"):
+        load_pipeline(str(tmp_path))
+
+
+def test_a_folder_with_names_loads_by_diffusers_without_a_warning(tmp_path, caplog):
+    named({0: "cat"}).save_pretrained(tmp_path)
+    with warnings_shown(caplog):
+        assert DiffusionPipeline.from_pretrained(tmp_path).labels == {"cat": 0}
+    assert not caplog.records

@@ -4,27 +4,16 @@ A file itself may be a link to elsewhere, as in the cache of a hub: whoever made
 """
 
 import json
-import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from skipdit.hub.errors import DamagedCheckpointError, EscapingNameError, UnsafeCheckpointError
+from skipdit.models.kept import STEM, Kept, find_kept
 
-STEM = "diffusion_pytorch_model"
 WEIGHTS = f"{STEM}.safetensors"
-KEPT = r"(\.(?P<of_file>\w+))?\.(?P<kind>safetensors|bin)(?P<index>\.index(\.(?P<of_index>\w+))?\.json)?"
 LIBRARIES = ("diffusers", "transformers", "skipdit")  # whose classes parts of a pipeline may be
-
-
-class Kept(NamedTuple):
-    """How a folder keeps its weights: one file or the index of several, "safetensors" or "bin", in which variant."""
-
-    name: str
-    kind: str
-    variant: str | None
-    indexed: bool
 
 
 def kept_weights(folder: Path, stem: str = STEM) -> Kept:
@@ -32,19 +21,13 @@ def kept_weights(folder: Path, stem: str = STEM) -> Kept:
 
     Raises: DamagedCheckpointError where there are none, or several variants of which none is the usual one.
     """
-    found = []
-    for path in folder.glob(f"{stem}.*"):
-        if match := re.fullmatch(re.escape(stem) + KEPT, path.name):
-            variant, indexed = match["of_index"] or match["of_file"], match["index"] is not None
-            found.append(Kept(path.name, match["kind"], variant, indexed))
+    try:
+        found = find_kept(folder, stem)
+    except ValueError as error:
+        raise DamagedCheckpointError(str(error)) from None
     if not found:
         raise DamagedCheckpointError(f"{folder} has no {stem}.safetensors, whole or in parts: copy the folder again")
-    found.sort(key=lambda kept: (kept.kind != "safetensors", kept.variant is not None, kept.indexed))
-    first = found[0]
-    variants = sorted({kept.variant for kept in found if kept.kind == first.kind and kept.variant})
-    if first.variant and len(variants) > 1:
-        raise DamagedCheckpointError(f"{folder} has the variants {', '.join(variants)}: leave one of them there")
-    return first
+    return found[0]
 
 
 def weight_files(folder: Path) -> list[str]:

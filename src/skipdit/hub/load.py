@@ -30,6 +30,7 @@ from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.base import LongSkipModel
 from skipdit.models.places import check_device, read_dtype
 from skipdit.pipelines import ClassToImagePipeline, ClassToVideoPipeline, PixelAutoencoder
+from skipdit.pipelines.class_names import read_names
 from skipdit.pipelines.schedulers import BETAS, HUNYUAN_V1_1, HUNYUAN_V1_2, LINEAR, Noise, make_scheduler
 from skipdit.spelling import did_you_mean
 
@@ -138,14 +139,17 @@ def load_pipeline(
     return pipe
 
 
-def names_of_classes(source: str) -> dict[int, str] | None:
+def names_of_classes(source: str) -> dict[str, str] | None:
     """What the classes of a model are called: of an embedded one, or as the index of a pipeline folder says."""
     if source in CLASS_NAMES:
-        return dict(enumerate(CLASS_NAMES[source]))
+        return read_names(CLASS_NAMES[source])
     index = {} if source in registry.REGISTRY else locate(source)
     if not index or not is_pipeline(index):
         return None
-    return read_config(index, "model_index.json").get("id2label")
+    try:
+        return read_names(read_config(index, "model_index.json").get("id2label"))
+    except ValueError as error:
+        raise CheckpointError(f"{index / 'model_index.json'}: {error}") from None
 
 
 def scheduler_for(

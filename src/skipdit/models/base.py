@@ -13,6 +13,7 @@ from huggingface_hub import CommitInfo, HfApi
 from torch import Tensor
 
 from skipdit.caching.hook import SkipCacheMixin
+from skipdit.models.kept import options_for
 from skipdit.models.places import read_dtype
 from skipdit.nn.rooms import LongSkipTransformer, Rooms
 from skipdit.nn.skips import fuse_skip
@@ -92,7 +93,7 @@ class LongSkipModel(PublishedWithCard, LongSkipTransformer, SkipCacheMixin, Mode
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Any:
-        """diffusers' own, for folders of this class and of `stock_names`.
+        """diffusers' own, for folders of this class and of `stock_names`, in whatever files they keep their weights.
 
         Raises:
             ValueError: another class, or a setting that this one lacks, of which diffusers makes a model with random
@@ -101,6 +102,8 @@ class LongSkipModel(PublishedWithCard, LongSkipTransformer, SkipCacheMixin, Mode
         source = pretrained_model_name_or_path
         for name in {"dtype", "torch_dtype"} & options.keys():  # diffusers makes float32 of a name
             options[name] = None if options[name] is None else read_dtype(options[name])
+        if options.get("variant") is None and options.get("use_safetensors") is None:
+            options |= options_for(Path(source, options.get("subfolder") or ""))
         cls.check_config(
             cls.load_config(source, **{name: options[name] for name in PLACE if name in options}), str(source)
         )

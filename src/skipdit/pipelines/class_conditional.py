@@ -7,7 +7,7 @@ and `on_step` see them on the model's own `channel_dim`.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from numbers import Real
@@ -26,6 +26,7 @@ from skipdit.diffusion import guided
 from skipdit.models.adaln import AdaLNTransformer
 from skipdit.models.base import PublishedWithCard
 from skipdit.models.checks import check_at_least_one, read_whole, shown
+from skipdit.pipelines.class_names import ids_by_name, in_words, read_names
 from skipdit.pipelines.schedulers import set_timesteps
 from skipdit.spelling import did_you_mean
 
@@ -76,16 +77,16 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
         transformer: AdaLNTransformer,
         scheduler: SchedulerMixin,
         vae: nn.Module | None = None,
-        id2label: Mapping[int, str] | None = None,
+        id2label: dict[int, str] | dict[str, str] | None = None,
     ):
         super().__init__()
         self.register_modules(transformer=transformer, scheduler=scheduler, vae=vae)
-        self.register_to_config(id2label=None if id2label is None else {str(key): id2label[key] for key in id2label})
+        self.register_to_config(id2label=read_names(id2label))
 
     @property
     def labels(self) -> dict[str, int]:
-        """Class ids by name, as in diffusers' DiTPipeline; empty where nobody said what they are called."""
-        return {name: int(number) for number, name in (self.config.id2label or {}).items()}
+        """Class ids by name, as in diffusers' DiTPipeline, but for names of several classes; empty without names."""
+        return {name: ids[0] for name, ids in ids_by_name(self.config.id2label or {}).items() if len(ids) == 1}
 
     def sample(
         self, shape: tuple[int, ...], labels: list[int] | None, *, guidance: Guidance, num_inference_steps: int,
@@ -181,12 +182,15 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
     def class_id(self, label: int | str) -> int:
         if not isinstance(label, str):
             return read_whole("class id", label)
-        known = {name.casefold(): number for name, number in self.labels.items()}
-        if (number := known.get(label.casefold())) is None:
-            near, last = did_you_mean(label, self.labels), self.transformer.config.num_classes - 1
-            named = f", or one of {', '.join(self.labels)}" if known else ", for this model's classes have no names"
+        known = ids_by_name(self.config.id2label or {})
+        ids = sorted({number for name in known if name.casefold() == label.casefold() for number in known[name]})
+        if not ids:
+            near, last = did_you_mean(label, known), self.transformer.config.num_classes - 1
+            named = f", or one of {in_words(known)}" if known else ", for this model's classes have no names"
             raise ValueError(f"class {label!r} is unknown: {near}take an id, 0 to {last}{named}")
-        return number
+        if len(ids) > 1:
+            raise ValueError(f"class {label!r} is the name of {' and '.join(map(str, ids))}: give an id")
+        return ids[0]
 
     def check_guidance(self, scale: float, channels: Channels) -> Guidance:
         most = self.transformer.config.in_channels

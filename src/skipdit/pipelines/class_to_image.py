@@ -1,6 +1,5 @@
 """Class ids -> images, by any diffusers scheduler, in pixels or in the latents of a VAE."""
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -32,7 +31,7 @@ class ClassToImagePipeline(ClassConditionalPipeline):
 
     def __init__(
         self, transformer: DiT, scheduler: SchedulerMixin, vae: AutoencoderKL | PixelAutoencoder | None = None,
-        id2label: Mapping[int, str] | None = None,
+        id2label: dict[int, str] | dict[str, str] | None = None,
     ):  # fmt: skip
         super().__init__(transformer, scheduler, vae, id2label)
 

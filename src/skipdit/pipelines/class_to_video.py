@@ -1,7 +1,6 @@
 """Class ids -> videos, or videos of no class, by any diffusers scheduler, in pixels or in the latents of a VAE."""
 
 import inspect
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -40,7 +39,7 @@ class ClassToVideoPipeline(ClassConditionalPipeline):
     def __init__(
         self, transformer: Latte, scheduler: SchedulerMixin,
         vae: AutoencoderKL | AutoencoderKLTemporalDecoder | PixelAutoencoder | None = None,
-        id2label: Mapping[int, str] | None = None,
+        id2label: dict[int, str] | dict[str, str] | None = None,
     ):  # fmt: skip
         super().__init__(transformer, scheduler, vae, id2label)
 
