@@ -13,13 +13,12 @@ import torch
 from skipdit.hub.errors import CheckpointError
 from skipdit.hub.names import HUNYUAN, NameMap, State
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
-from skipdit.models.adaln import SIZES
+from skipdit.models.adaln import LABELS, SIZES
 from skipdit.models.base import LongSkipModel
 
 Overrides = Mapping[str, Any]
 
 TASKS = {DiT: "class-to-image", Latte: "class-to-video", LatteT2V: "text-to-video", HunyuanDiT: "text-to-image"}
-LABELS = "y_embedder.embedding_table.weight"
 CLASS_COUNTS = (10, 100, 101, 1000)  # of data sets: CIFAR-10 and -100, UCF101, ImageNet
 PUBLISHED_T2V = (1152, 16)  # width and heads of the one LatteT2V there is
 PUBLISHED_HUNYUAN_RATIO = 4.3637  # of MLP to width 1408, rounded down to 6144

@@ -44,10 +44,11 @@ from skipdit.hub.load import (
 from skipdit.hub.names import HUNYUAN, NameMap, stock_dit
 from skipdit.hub.original import arch_of, check_finite, check_fit, described, grafts, read, unwrap
 from skipdit.hub.plans import in_words, nearest
-from skipdit.hub.settings import check_overrides, defaults_of, spelled, untold
+from skipdit.hub.settings import check_overrides, spelled, untold
 from skipdit.hub.streaming import WRITTEN_SUFFIXES, LazyState, LazyTensor, Progress, lazily, save, unseen
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.base import LongSkipModel
+from skipdit.models.fits import defaults_of
 from skipdit.nn.blocks import NORM_EPS
 from skipdit.nn.embeddings import sincos_2d
 

@@ -21,13 +21,14 @@ from skipdit.files import read_object
 from skipdit.hub import registry
 from skipdit.hub.architectures import ARCHITECTURES
 from skipdit.hub.fetching import download, located
-from skipdit.hub.folders import STEM, check_components, safe_variant, weight_files
+from skipdit.hub.folders import check_components, safe_variant, weight_files
 from skipdit.hub.original import CheckpointError, check_finite, first_line, load_original
 from skipdit.hub.parts import absent, autoencoders, bases, check_parts
 from skipdit.hub.registry import Published
 from skipdit.hub.text_parts import check_text_parts, text_encoders
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.base import LongSkipModel
+from skipdit.models.fits import check_fits
 from skipdit.models.places import check_device, read_dtype
 from skipdit.pipelines import ClassToImagePipeline, ClassToVideoPipeline, PixelAutoencoder
 from skipdit.pipelines.class_names import read_names
@@ -65,7 +66,6 @@ PUBLISHED = {  # scheduler and steps
     DiT: ("ddpm", 250), Latte: ("ddpm", 250), LatteT2V: ("ddim-leading", 50), HunyuanDiT: ("ddpm", 100),
 }  # fmt: skip
 MINILM_WIDTH = 384
-SMALLEST_LAYER = 100  # bytes; its tensors' names alone take more
 
 
 def embedded_folder(name: str) -> Path:
@@ -390,22 +390,17 @@ def checked_class(kinds: Mapping[str, type], path: Path) -> type:
         convertible = "DiT" in kinds and is_stock_dit(config)
         remedy = f"rewrite it with `skipdit convert {path} OUT`" if convertible else f"a {' or '.join(kinds)} is needed"
         raise CheckpointError(f"{path} holds a {found}: {remedy}")
-    check_depth(config, path)
     known = arguments(kinds[found])
     inert = kinds[found].inert if issubclass(kinds[found], LongSkipModel) else {}
     settings = (item for item in config.items() if item not in inert.items())
     if unknown := [name for name, _ in settings if name not in known and not name.startswith("_")]:
         raise CheckpointError(f"{path / 'config.json'} sets {', '.join(unknown)}, unknown to {kinds[found].__name__}")
+    if issubclass(kinds[found], LongSkipModel):
+        try:
+            check_fits(kinds[found], config, path)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from None
     return kinds[found]
-
-
-def check_depth(config: Mapping[str, Any], folder: Path) -> None:
-    """CheckpointError for more layers than the weights beside a config can hold, before any is built."""
-    size = sum(file.stat().st_size for file in folder.glob(f"{STEM}*"))
-    for name in ("depth", "num_layers"):
-        if size and isinstance(layers := config.get(name), int) and layers * SMALLEST_LAYER > size:
-            fault = f"sets {name} {layers}, more than its weights of {size:,} bytes hold"
-            raise CheckpointError(f"{folder / 'config.json'} {fault}: copy the folder again")
 
 
 def is_stock_dit(config: Mapping[str, Any]) -> bool:

@@ -6,23 +6,16 @@
 The tensors of a published file tell widths and counts. Everything else is a published default, or must be given.
 """
 
-import inspect
 import json
-import math
 from collections.abc import Mapping
-from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from skipdit.hub.architectures import Overrides
 from skipdit.hub.names import State
 from skipdit.hub.original import described
 from skipdit.models.base import LongSkipModel
+from skipdit.models.fits import check_type, defaults_of
 from skipdit.spelling import did_you_mean
-
-TAKES = {
-    int: "a whole number", float: "a number", str: "a word", bool: "true or false", tuple: "two whole numbers as 32,64",
-    NoneType: "null",
-}  # fmt: skip
 
 
 def check_overrides(overrides: Overrides, kind: type[LongSkipModel]) -> None:
@@ -32,24 +25,7 @@ def check_overrides(overrides: Overrides, kind: type[LongSkipModel]) -> None:
         near = did_you_mean(unknown[0], hints)
         raise ValueError(f"{kind.__name__} has no {', '.join(unknown)}: {near}set one of {', '.join(sorted(hints))}")
     for name, value in overrides.items():
-        options = options_of(hints[name])
-        if not any(is_a(value, option) for option in options):
-            wanted = " or ".join(TAKES[get_origin(option) or option] for option in options)
-            raise ValueError(f"{name} is {spelled(value)}: {kind.__name__} takes {wanted}")
-
-
-def options_of(hint: Any) -> tuple[Any, ...]:
-    """The types of a union, or the one type that it is."""
-    return (hint,) if get_origin(hint) in (None, tuple) else get_args(hint)
-
-
-def is_a(value: Any, kind: Any) -> bool:
-    if get_origin(kind) is tuple:
-        kinds = get_args(kind)
-        return isinstance(value, tuple | list) and len(value) == len(kinds) and all(map(is_a, value, kinds))
-    if kind is float:
-        return type(value) in (int, float) and math.isfinite(value)
-    return type(value) is kind  # so that True, which Python calls an int, is none
+        check_type(kind, name, value, hints[name], spell=spelled)
 
 
 def untold(state: State, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,10 +48,6 @@ def is_told(state: State, name: str, settings: Mapping[str, Any]) -> bool:
     except ValueError:  # which asks for it
         return False
     return (defaults_of(kind.model) | config)[name] == settings[name]
-
-
-def defaults_of(kind: type) -> dict[str, Any]:
-    return {name: parameter.default for name, parameter in inspect.signature(kind.__init__).parameters.items()}
 
 
 def spelled(value: Any) -> str:

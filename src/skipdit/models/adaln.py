@@ -1,5 +1,6 @@
 """What DiT and Latte share: patches and classes in, adaLN-zero layers, patches out, under the published names."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,7 +8,16 @@ from diffusers import ModelMixin  # noqa: F401  (diffusers looks this name up in
 from torch import Tensor, nn
 
 from skipdit.models.base import LongSkipModel
-from skipdit.models.checks import check_at_least_one, check_image, check_prediction_type, check_skips, check_width
+from skipdit.models.checks import (
+    check_at_least_one,
+    check_grid,
+    check_image,
+    check_prediction_type,
+    check_ratio,
+    check_skips,
+    check_width,
+)
+from skipdit.models.fits import Size
 from skipdit.nn.blocks import DiTBlock, FinalLayer
 from skipdit.nn.embeddings import LabelEmbedder, PatchEmbed, TimestepEmbedder, sincos_2d
 from skipdit.nn.skips import SkipLinear, SkipNorm
@@ -19,6 +29,7 @@ SIZES = {  # blocks, hidden size, heads
     "S": (12, 384, 6),
 }
 PATCH_SIZES = (2, 4, 8)
+LABELS = "y_embedder.embedding_table.weight"
 
 
 class AdaLNTransformer(LongSkipModel):
@@ -50,12 +61,14 @@ class AdaLNTransformer(LongSkipModel):
         size = config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         check_at_least_one(height=height, width=width, patch_size=config.patch_size, in_channels=config.in_channels)
-        check_image(height, width, config.patch_size)
+        check_grid(height, width, config.patch_size)
+        check_ratio(config.mlp_ratio)
         if not 0 <= config.class_dropout_prob < 1:
             raise ValueError(f"class_dropout_prob is {config.class_dropout_prob}: it must be in [0, 1)")
         if config.out_channels is None:
             self.register_to_config(out_channels=2 * config.in_channels)
             config = self.config
+        check_at_least_one(out_channels=config.out_channels)
         self.depth, self.num_skips = config.depth, config.num_skips
         self.grid = (height // config.patch_size, width // config.patch_size)
 
@@ -71,6 +84,22 @@ class AdaLNTransformer(LongSkipModel):
             skips = range(config.num_skips)
             self.skip_norms = nn.ModuleList(SkipNorm(config.hidden_size) for _ in skips)
             self.skip_linears = nn.ModuleList(SkipLinear(config.hidden_size, fuse=config.fuse) for _ in skips)
+
+    @classmethod
+    def told_sizes(cls, config: Mapping[str, Any]) -> list[Size]:
+        side, patch, width = config["sample_size"], config["patch_size"], config["hidden_size"]
+        height, length = (side, side) if isinstance(side, int) else side
+        outputs = 2 * config["in_channels"] if config["out_channels"] is None else config["out_channels"]
+        return [
+            Size("hidden_size", "x_embedder.proj.weight", 0, width),
+            Size("in_channels", "x_embedder.proj.weight", 1, config["in_channels"]),
+            Size("patch_size", "x_embedder.proj.weight", 2, patch),
+            Size("sample_size", "pos_embed", 1, (height // max(1, patch)) * (length // max(1, patch))),
+            Size("depth", "blocks", 0, config["depth"] * cls.blocks_per_layer),
+            Size("mlp_ratio", "blocks.0.mlp.fc1.bias", 0, int(width * config["mlp_ratio"])),
+            Size("out_channels", "final_layer.linear.bias", 0, patch**2 * outputs),
+            Size("num_classes", LABELS, 0, config["num_classes"] + (config["class_dropout_prob"] > 0)),
+        ]
 
     def example_inputs(self, batch: int = 1) -> dict[str, Tensor]:
         sides = [side * self.config.patch_size for side in self.grid]

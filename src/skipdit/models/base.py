@@ -13,6 +13,7 @@ from huggingface_hub import CommitInfo, HfApi
 from torch import Tensor
 
 from skipdit.caching.hook import SkipCacheMixin
+from skipdit.models.fits import Size, check_fits
 from skipdit.models.kept import options_for
 from skipdit.models.places import read_dtype
 from skipdit.nn.rooms import LongSkipTransformer, Rooms
@@ -104,9 +105,12 @@ class LongSkipModel(PublishedWithCard, LongSkipTransformer, SkipCacheMixin, Mode
             options[name] = None if options[name] is None else read_dtype(options[name])
         if options.get("variant") is None and options.get("use_safetensors") is None:
             options |= options_for(Path(source, options.get("subfolder") or ""))
-        cls.check_config(
-            cls.load_config(source, **{name: options[name] for name in PLACE if name in options}), str(source)
-        )
+        config = cls.load_config(source, **{name: options[name] for name in PLACE if name in options})
+        cls.check_config(config, str(source))
+        if not options.get("ignore_mismatched_sizes"):
+            known = inspect.signature(cls.__init__).parameters
+            given = {name: value for name, value in options.items() if name in known}
+            check_fits(cls, config | given, Path(source, options.get("subfolder") or ""))
         model, keys = super().from_pretrained(source, **options | {"output_loading_info": True})
         adds_skips = {"fuse", "num_skips"} & options.keys() and model.config.get("fuse") == "residual"
         added = "skip_" if adds_skips else ()  # which change nothing at first
@@ -116,6 +120,11 @@ class LongSkipModel(PublishedWithCard, LongSkipTransformer, SkipCacheMixin, Mode
                 names = ", ".join(wrong[:LISTED]) + ", ..." * (len(wrong) > LISTED)
                 raise ValueError(f"{source} does not fit its config.json: {len(wrong)} {what}: {names}")
         return (model, keys) if options.get("output_loading_info") else model
+
+    @classmethod
+    def told_sizes(cls, config: Mapping[str, Any]) -> list[Size]:
+        """Which settings the shapes of saved tensors tell, and what these would be by a config."""
+        raise NotImplementedError
 
     @classmethod
     def check_config(cls, config: Mapping[str, Any], where: str) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 from skipdit.nn.skips import FUSES
 
+MOST_PATCHES = 512 * 512  # 8,192 x 8,192 pixels, by an autoencoder and patches of 2
+MOST_FRAMES = 10_000
 MOST_LAYERS = 1000  # many more than any transformer has, and few enough to be built in seconds
 
 
@@ -24,6 +26,14 @@ PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")  # diffusers' names
 def check_prediction_type(prediction_type: str) -> None:
     if prediction_type not in PREDICTION_TYPES:
         raise ValueError(f"prediction_type is {prediction_type!r}: take one of {', '.join(PREDICTION_TYPES)}")
+
+
+ACTIVATIONS = ("gelu", "gelu-approximate", "geglu", "geglu-approximate", "swiglu", "linear-silu")  # of FeedForward
+
+
+def check_activation(activation_fn: str) -> None:
+    if activation_fn not in ACTIVATIONS:
+        raise ValueError(f"activation_fn is {activation_fn!r}: take one of {', '.join(ACTIVATIONS)}")
 
 
 def check_width(*, hidden_size: int, num_heads: int) -> None:
@@ -55,6 +65,25 @@ def shown(value: Any) -> str:
 def check_image(height: int, width: int, patch_size: int) -> None:
     if height % patch_size or width % patch_size:
         raise ValueError(f"image is {height} x {width}: both sides must be multiples of the patch size {patch_size}")
+
+
+def check_grid(height: int, width: int, patch_size: int) -> None:
+    """Sides of whole patches, few enough that their positions are worked out in seconds."""
+    check_image(height, width, patch_size)
+    if (patches := (height // patch_size) * (width // patch_size)) > MOST_PATCHES:
+        raise ValueError(f"sample_size has {patches} patches: it must have at most {MOST_PATCHES}")
+
+
+def check_length(**frames: int) -> None:
+    check_at_least_one(**frames)
+    for name, count in frames.items():
+        if count > MOST_FRAMES:
+            raise ValueError(f"{name} is {count}: it must be at most {MOST_FRAMES}")
+
+
+def check_ratio(mlp_ratio: float) -> None:
+    if not mlp_ratio > 0:
+        raise ValueError(f"mlp_ratio is {mlp_ratio}: it must be above 0")
 
 
 def check_frames(frames: int, *, at_most: int, num_images: int) -> None:

@@ -13,7 +13,7 @@ change from step to step: `constants`, worked out once a run where a cache is on
 
 import inspect
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -35,7 +35,16 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from skipdit.models.base import LongSkipModel
-from skipdit.models.checks import check_at_least_one, check_image, check_prediction_type, check_skips
+from skipdit.models.checks import (
+    check_activation,
+    check_at_least_one,
+    check_grid,
+    check_image,
+    check_prediction_type,
+    check_ratio,
+    check_skips,
+)
+from skipdit.models.fits import Size
 from skipdit.models.inputs import per_sample
 from skipdit.nn.blocks import NORM_EPS, xavier_linears, zero
 from skipdit.nn.embeddings import rotary_tables, unpatchify
@@ -143,11 +152,15 @@ class HunyuanDiT(LongSkipModel, AttentionMixin, PeftAdapterMixin):
         self.num_skips = (num_layers - 1) // 2 if num_skips is None else num_skips
         check_skips(depth=num_layers, num_skips=self.num_skips, fuse="replace")
         check_prediction_type(prediction_type)
+        check_activation(activation_fn)
         check_at_least_one(
             num_attention_heads=num_attention_heads, attention_head_dim=attention_head_dim, in_channels=in_channels,
             patch_size=patch_size, sample_size=sample_size, text_len=text_len, text_len_t5=text_len_t5,
+            cross_attention_dim=cross_attention_dim, cross_attention_dim_t5=cross_attention_dim_t5,
+            pooled_projection_dim=pooled_projection_dim,
         )  # fmt: skip
-        check_image(sample_size, sample_size, patch_size)
+        check_grid(sample_size, sample_size, patch_size)
+        check_ratio(mlp_ratio)
         check_settings(self.config)
         self.num_heads, self.inner_dim = num_attention_heads, hidden_size  # HunyuanDiTPipeline reads them
         self.out_channels = 2 * in_channels if learn_sigma else in_channels
@@ -213,6 +226,25 @@ class HunyuanDiT(LongSkipModel, AttentionMixin, PeftAdapterMixin):
         if "peft_config" in vars(transformer):
             model.peft_config, model._hf_peft_config_loaded = transformer.peft_config, True
         return model.train(transformer.training)
+
+    @classmethod
+    def told_sizes(cls, config: Mapping[str, Any]) -> list[Size]:
+        channels, patch, width = config["in_channels"], config["patch_size"], config["hidden_size"]
+        pooler, length_t5 = "time_extra_emb.pooler", config["text_len_t5"]
+        return [
+            Size("hidden_size", "pos_embed.proj.weight", 0, width),
+            Size("in_channels", "pos_embed.proj.weight", 1, channels),
+            Size("patch_size", "pos_embed.proj.weight", 2, patch),
+            Size("attention_head_dim", "blocks.0.attn1.norm_q.weight", 0, config["attention_head_dim"]),
+            Size("num_layers", "blocks", 0, config["num_layers"]),
+            Size("mlp_ratio", "blocks.0.ff.net.0.proj.bias", 0, int(width * config["mlp_ratio"])),
+            Size("cross_attention_dim", "text_embedding_padding", 1, config["cross_attention_dim"]),
+            Size("cross_attention_dim_t5", f"{pooler}.positional_embedding", 1, config["cross_attention_dim_t5"]),
+            Size("text_len_t5", f"{pooler}.positional_embedding", 0, length_t5 + 1),
+            Size("text_len", "text_embedding_padding", 0, config["text_len"] + length_t5),
+            Size("pooled_projection_dim", f"{pooler}.c_proj.bias", 0, config["pooled_projection_dim"]),
+            Size("learn_sigma", "proj_out.bias", 0, patch**2 * channels * (2 if config["learn_sigma"] else 1)),
+        ]
 
     def example_inputs(self, batch: int = 1) -> dict[str, Tensor]:
         config, device = self.config, self.device

@@ -8,7 +8,8 @@ One layer is such a pair of blocks. The temporal positions are added once, betwe
 that close a skip fuse it first, as in DiT. Still images may follow the frames: they bypass the temporal blocks.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import ModelMixin  # noqa: F401  (diffusers looks this name up in the module of a saved component)
@@ -18,7 +19,8 @@ from einops import rearrange
 from torch import Tensor
 
 from skipdit.models.adaln import AdaLNTransformer, frozen_table
-from skipdit.models.checks import check_at_least_one, check_frames
+from skipdit.models.checks import check_frames, check_length
+from skipdit.models.fits import Size
 from skipdit.models.inputs import WHOLE, class_ids, per_sample, read_numbers
 from skipdit.nn.blocks import xavier_linears
 from skipdit.nn.embeddings import sincos_1d, unpatchify
@@ -77,13 +79,17 @@ class Latte(AdaLNTransformer):
         prediction_type: str = "epsilon",
     ):
         super().__init__()
-        check_at_least_one(num_frames=num_frames)
+        check_length(num_frames=num_frames)
         if num_classes < 0:
             raise ValueError(f"num_classes is {num_classes}: it must be at least 0, which is an unconditional model")
         self.assemble()
         if num_skips and fuse == "replace":
             xavier_linears(self.skip_linears)  # published for class-to-video; class-to-image keeps PyTorch's default
         self.temp_embed = frozen_table(sincos_1d(torch.arange(num_frames), hidden_size))
+
+    @classmethod
+    def told_sizes(cls, config: Mapping[str, Any]) -> list[Size]:
+        return [*super().told_sizes(config), Size("num_frames", "temp_embed", 1, config["num_frames"])]
 
     @property
     def leading_sizes(self) -> tuple[int, ...]:

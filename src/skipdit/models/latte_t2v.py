@@ -9,7 +9,8 @@ but the rooms is diffusers' own, so that `LatteTransformer3DModel` folders load 
 follow the frames, each with a text of its own: they bypass the temporal blocks.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import ModelMixin  # noqa: F401  (diffusers looks this name up in the module of a saved component)
@@ -22,7 +23,17 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from skipdit.models.base import LongSkipModel
-from skipdit.models.checks import check_at_least_one, check_frames, check_image, check_prediction_type, check_skips
+from skipdit.models.checks import (
+    check_activation,
+    check_at_least_one,
+    check_frames,
+    check_grid,
+    check_image,
+    check_length,
+    check_prediction_type,
+    check_skips,
+)
+from skipdit.models.fits import Size
 from skipdit.models.inputs import per_sample
 from skipdit.nn.blocks import NORM_EPS, modulate
 from skipdit.nn.embeddings import sincos_1d, unpatchify
@@ -114,12 +125,14 @@ class LatteT2V(LongSkipModel):
         super().__init__()
         check_skips(depth=num_layers, num_skips=num_skips, fuse=fuse)
         check_prediction_type(prediction_type)
+        check_activation(activation_fn)
         check_at_least_one(
             num_attention_heads=num_attention_heads, attention_head_dim=attention_head_dim, in_channels=in_channels,
             sample_size=sample_size, patch_size=patch_size, caption_channels=caption_channels,
-            video_length=video_length,
+            out_channels=in_channels if out_channels is None else out_channels,
         )  # fmt: skip
-        check_image(sample_size, sample_size, patch_size)
+        check_length(video_length=video_length)
+        check_grid(sample_size, sample_size, patch_size)
         width = num_attention_heads * attention_head_dim
         if norm_type != NORM_TYPE:
             raise ValueError(f"norm_type is {norm_type!r}: Latte has {NORM_TYPE!r} alone")
@@ -158,6 +171,20 @@ class LatteT2V(LongSkipModel):
         if num_skips:
             self.skip_norms = nn.ModuleList(SkipNorm(width) for _ in range(num_skips))
             self.skip_linears = nn.ModuleList(SkipLinear(width, fuse=fuse) for _ in range(num_skips))
+
+    @classmethod
+    def told_sizes(cls, config: Mapping[str, Any]) -> list[Size]:
+        channels, patch, heads = config["in_channels"], config["patch_size"], config["num_attention_heads"]
+        outputs = channels if config["out_channels"] is None else config["out_channels"]
+        width = heads * config["attention_head_dim"]
+        return [
+            Size("num_attention_heads x attention_head_dim", "pos_embed.proj.weight", 0, width),
+            Size("in_channels", "pos_embed.proj.weight", 1, channels),
+            Size("patch_size", "pos_embed.proj.weight", 2, patch),
+            Size("num_layers", "transformer_blocks", 0, config["num_layers"]),
+            Size("out_channels", "proj_out.bias", 0, patch**2 * outputs),
+            Size("caption_channels", "caption_projection.linear_1.weight", 1, config["caption_channels"]),
+        ]
 
     def example_inputs(self, batch: int = 1) -> dict[str, Tensor]:
         config, device = self.config, self.device

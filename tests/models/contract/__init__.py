@@ -8,6 +8,7 @@ diffusers does not know come under `UnknownToDiffusers` too.
 
 from tests.models.contract.beside import Beside
 from tests.models.contract.compiled import Compiled, CompiledWhereSomebodyLooks
+from tests.models.contract.configs import Configs
 from tests.models.contract.contexts import Contexts
 from tests.models.contract.copies import Copies
 from tests.models.contract.cost import Cost
@@ -20,5 +21,5 @@ from tests.models.contract.runs import CleanStarts
 __all__ = ["CompiledWhereSomebodyLooks", "Cuts", "ModelContract", "Reuses", "UnknownToDiffusers"]
 
 
-class ModelContract(Cuts, Reuses, CleanStarts, Contexts, Guards, Copies, Cost, Compiled, Beside, Entries):
+class ModelContract(Cuts, Reuses, CleanStarts, Contexts, Guards, Copies, Cost, Compiled, Beside, Entries, Configs):
     """Everything that holds for every model."""
