@@ -189,7 +189,7 @@ BREAKAGES = {
     "a weight too few": (lambda f: set_weights(f, pos_embed=None), "1 missing: pos_embed"),
     "a weight too many": (lambda f: set_weights(f, surplus=torch.ones(1)), "1 unexpected: surplus"),
     "another shape": (lambda f: set_weights(f, pos_embed=torch.ones(1, 9, 16)), "its weights have pos_embed of 1x9x16"),
-    "layers for another depth": (lambda f: set_config(f, depth=3, num_skips=1), "sets depth 3, but its weights have blocks of 4"),
+    "layers for another depth": (lambda f: set_config(f, depth=3, num_skips=1), "sets depth 3, but its weights have b"),
 }
 
 

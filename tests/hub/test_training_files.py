@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.training_utils import EMAModel
+from torch.optim.swa_utils import AveragedModel
 
 from skipdit.hub import CheckpointError, load_original
 from skipdit.hub.convert import convert
@@ -106,6 +107,58 @@ def test_sets_by_prefix_are_chosen_as_those_by_name():
     with pytest.raises(MismatchError, match=r"begin with model\., vae\.: take weights \(--weights\) model"):
         load_original(with_vae, num_heads=2)
     assert same_weights(load_original(with_vae, num_heads=2, weights="model"), raw)
+
+
+class EMAPyTorch(torch.nn.Module):
+    """What ema_pytorch's `EMA` keeps: two models and two counters."""
+
+    def __init__(self, model, average):
+        super().__init__()
+        self.online_model, self.ema_model = model, average
+        self.register_buffer("initted", torch.tensor(True))
+        self.register_buffer("step", torch.tensor(3))
+
+
+def averages(raw, average):
+    """Files by what made them, with the name of the other weights in each."""
+    averaged = AveragedModel(average)
+    averaged.update_parameters(average)
+    kept = EMAPyTorch(raw, average).state_dict()
+    raw, average = raw.state_dict(), average.state_dict()
+    return {
+        "AveragedModel": (averaged.state_dict(), None),
+        "AveragedModel in a dict": ({"ema": averaged.state_dict(), "model": raw}, "model"),
+        "AveragedModel of Lightning": (lightning(ema=averaged.state_dict(), model=raw), "model"),
+        "ema_pytorch": (kept, "online_model"),
+        "ema_pytorch without the model": (
+            {name: tensor for name, tensor in kept.items() if not name.startswith("online")}, None
+        ),
+        "ema_pytorch in a dict": ({"ema": kept, "step": 3}, "online_model"),
+        "net and net_ema": (lightning(net=raw, net_ema=average), "net"),
+        "model_ema": ({"model": raw, "model_ema": average}, "model"),
+        "model_ema by prefix": (lightning(model=raw, model_ema=average), "model"),
+    }  # fmt: skip
+
+
+def test_averages_are_read_whatever_kept_them(tmp_path):
+    raw, average = tiny(), tiny(seed=1)
+    for name, (checkpoint, other) in averages(raw, average).items():
+        file = file_of(checkpoint, tmp_path / f"{name}.pt")
+        assert same_weights(load_original(file, num_heads=2), average.state_dict()), name
+        if other is not None:
+            assert same_weights(load_original(file, num_heads=2, weights=other), raw.state_dict()), name
+        convert(file, tmp_path / name, layout="diffusers", overrides={"num_heads": 2})
+        assert same_weights(load_model(str(tmp_path / name)), average.state_dict()), name
+
+
+def test_an_average_under_shortened_names_gives_way_to_the_model():
+    """LitEma of latent diffusion leaves the dots out, so that no name can be told."""
+    raw = tiny().state_dict()
+    shortened = {name.replace(".", ""): tensor for name, tensor in raw.items()} | {"decay": torch.tensor(0.9)}
+    checkpoint = lightning(model=raw, model_ema=shortened)
+    with pytest.warns(UserWarning, match="model_ema has names that no model has, so weights is 'model': say so"):
+        assert same_weights(load_original(checkpoint, num_heads=2), raw)
+    assert same_weights(load_original(checkpoint, num_heads=2, weights="model"), raw)
 
 
 # What the run says of itself.

@@ -15,7 +15,6 @@ import tyro
 
 from skipdit.cli.download import announce
 from skipdit.cli.flags import Cache, check_place, check_positive, check_seed, guided_channels, left_out, parse, place
-from skipdit.cli.sample import Weights
 from skipdit.files import write_text
 
 if TYPE_CHECKING:
@@ -36,10 +35,8 @@ class Bench:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """an embedded or published model (`skipdit models`; downloaded where missing), a model or pipeline folder, or a
     checkpoint file"""
-    weights: Annotated[
-        Weights | None, left_out("{ema,model,module,state_dict}", "(default: ema, where there are any)")
-    ] = None
-    """which weights of a checkpoint file that has several"""
+    weights: Annotated[str | None, left_out("NAME", "(default: the averaged, where there are any)")] = None
+    """which weights of a checkpoint file that has several: ema, model, module, state_dict and the like"""
     out: Path = Path("out/bench.json")
     """the table as a file, with the settings, the machine and the date"""
     classes: Annotated[

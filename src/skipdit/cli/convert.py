@@ -27,10 +27,8 @@ class Convert:
     layout: Annotated[Literal["diffusers", "stock", "original"], tyro.conf.arg(name="as")] = "diffusers"
     """diffusers: config.json and safetensors for our classes. stock: the same for diffusers' own, which have no long
     skips but those of HunyuanDiT. original: the published names"""
-    weights: Annotated[
-        Literal["ema", "model", "module", "state_dict"] | None, left_out("{ema,model,module,state_dict}")
-    ] = None
-    """which weights of a file that has several; the averaged ones (ema) where there are any"""
+    weights: Annotated[str | None, left_out("NAME", "(default: the averaged, where there are any)")] = None
+    """which weights of a file that has several: ema, model, module, state_dict and the like"""
     dtype: Annotated[Literal["float32", "float16", "bfloat16"] | None, left_out("{float32,float16,bfloat16}")] = None
     """of every tensor; as they are where it is left out"""
     arch: Annotated[str | None, left_out("{dit,latte,latte-t2v,hunyuan,hunyuan-diffusers}")] = None

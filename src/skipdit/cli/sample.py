@@ -9,7 +9,6 @@ import tyro
 
 from skipdit.cli.flags import Cache, Offload, check_positive, check_seed, check_tf32, left_out, parse, shard_of
 
-Weights = Literal["ema", "model", "module", "state_dict"]
 Format = Literal["mp4", "mkv", "webp", "gif", "frames"]
 COUNTS = ("steps", "batch_size", "num_images", "num_per_prompt", "frames", "decode_chunk_size")
 
@@ -24,10 +23,8 @@ class Sample:
     model: tyro.conf.Positional[str]
     """an embedded or published model (`skipdit models`; downloaded where missing), a model or pipeline folder, or a
     checkpoint file"""
-    weights: Annotated[
-        Weights | None, left_out("{ema,model,module,state_dict}", "(default: ema, where there are any)")
-    ] = None
-    """which weights of a checkpoint file that has several"""
+    weights: Annotated[str | None, left_out("NAME", "(default: the averaged, where there are any)")] = None
+    """which weights of a checkpoint file that has several: ema, model, module, state_dict and the like"""
     out: Path = Path("out/samples.png")
     """a folder: single files;
     .png: a grid of images, or a sheet with a row for each video;

@@ -40,7 +40,10 @@ from skipdit.hub.own_args import as_int, check_args, own_args, read_objective
 from skipdit.hub.streaming import LazyTensor, made
 from skipdit.models.base import LongSkipModel
 
-WRAPPERS = ("ema", "model", "module", "state_dict")  # the averaged weights first: they are what one samples from
+WRAPPERS = (  # the averaged weights first: they are what one samples from
+    "ema", "model_ema", "ema_model", "net_ema", "model", "net", "online_model", "module", "state_dict",
+)  # fmt: skip
+COUNTERS = {"n_averaged", "initted", "step", "decay", "num_updates"}  # of torch's AveragedModel, ema_pytorch, LitEma
 PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile
 LEFTOVERS = {"caption_projection.y_embedding"}  # a buffer of diffusers 0.24 that no model reads
 STORED = zipfile.ZIP_STORED  # torch.save compresses nothing
@@ -58,8 +61,8 @@ def load_original(
             DeepSpeed) or "state_dict".
         arch: "dit", "latte", "latte-t2v", "hunyuan" or, a HunyuanDiT under diffusers' names, "hunyuan-diffusers"; read
             off the tensors where it is left out.
-        weights: "ema", "model", "module" or "state_dict", of a file that has several; the first of these that there is
-            where they are left out.
+        weights: of a file that has several, the name of one: "ema", "model", "module", "state_dict" or another of
+            `WRAPPERS`, of which the first that there is is taken where they are left out.
         overrides: arguments of the model that tensors cannot tell, such as num_heads of an unpublished width
             (num_attention_heads of a LatteT2V), sample_size of a rectangle, sample_size and video_length of a LatteT2V
             that is not the published one (64 and 16), sample_size and prediction_type of such a HunyuanDiT (128 and
@@ -210,7 +213,7 @@ def unwrap(checkpoint: Any, weights: str | None = None) -> Unwrapped:
     name = weights if weights in wrapped else first_filled(wrapped)
     inner = checkpoint if name is None else wrapped[name]
     check_tensors(inner, [other for other in wrapped if other != name and is_filled(wrapped[other])])
-    state = {without_prefix(key): tensor for key, tensor in inner.items()}
+    state = {without_prefix(key): tensor for key, tensor in inner.items() if not is_counter(key, tensor)}
     sets = {other: inside for other in WRAPPERS if (inside := below(state, other))}
     if weights is not None and weights not in wrapped and weights not in sets:
         found = f"it holds {', '.join({**wrapped, **sets})}" if wrapped or sets else "it is flat, so leave weights out"
@@ -265,8 +268,17 @@ def one_set(
             f"the names of tensors begin with {', '.join(beginnings(state))}: take weights (--weights)"
             f" {' or '.join(sets)}, or rename them"
         )
-    name = weights if weights in sets else next(iter(sets))
+    name = weights if weights in sets else first_known(sets)
     return name, sets[name]
+
+
+def first_known(sets: Mapping[str, dict[str, Tensor]]) -> str:
+    """The first set under names that a model has, with a word of those before it; the first of all where none is."""
+    first, *_ = sets
+    name = next((name for name, state in sets.items() if is_known(without_common_prefix(state))), first)
+    if name != first:
+        warnings.warn(f"{first} has names that no model has, so weights is {name!r}: say so", stacklevel=5)
+    return name
 
 
 def beginnings(state: State) -> list[str]:
@@ -278,9 +290,18 @@ def without_common_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
     stripped = state
     while len(heads := beginnings(stripped)) == 1 and heads[0].endswith("."):
         stripped = below(stripped, heads[0][:-1])
-        if any(architecture.mark in stripped for architecture in ARCHITECTURES.values()):
+        if is_known(stripped):
             return stripped
     return state
+
+
+def is_known(state: State) -> bool:
+    return any(architecture.mark in state for architecture in ARCHITECTURES.values())
+
+
+def is_counter(key: str, tensor: Tensor) -> bool:
+    """Whether it is one number that an average of weights has beside them."""
+    return tensor.numel() == 1 and key.rpartition(".")[2] in COUNTERS
 
 
 def is_dense(value: Any) -> bool:
