@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -219,6 +220,26 @@ def test_a_signal_ends_the_run_with_a_checkpoint_of_the_present_step(tmp_path, n
     train(config)
     shutil.rmtree(config.out / "checkpoint-00000005")
     assert same(everything(config.out), everything(tmp_path / "through"))
+
+
+@pytest.mark.parametrize(
+    ("decay", "cooldown", "steps", "message"),
+    [
+        ("cosine", None, 10, "steps grow from 10 to 20 under decay 'cosine': .* from 0.0e+00 to 5.9e-04 at step 10"),
+        ("linear", None, 10, "steps grow from 10 to 20 under decay 'linear': .* from 0.0e+00 to 5.6e-04 at step 10"),
+        ("trapezoid", 0.5, 10, "steps grow from 10 to 20 under decay 'trapezoid': .* to 1.0e-03 at step 10"),
+        ("constant", None, 10, None),
+        ("trapezoid", 0.5, 4, None),
+        ("trapezoid", 0.5, 2, None),
+    ],
+)
+def test_a_learning_rate_that_jumps_when_steps_grow_is_said_in_one_line(tmp_path, decay, cooldown, steps, message):
+    """A trapezoid that has not begun to fall goes on as if it had been told so from the start."""
+    config = tiny_run(tmp_path, decay=decay, cooldown=cooldown)
+    with pytest.raises(Stopped) if steps < 10 else nullcontext():
+        train(replace(config, checkpoint_every=2), on_step=stop_after(steps + 1) if steps < 10 else lambda report: None)
+    with pytest.warns(UserWarning, match=message.replace("+", r"\+")) if message else nullcontext():
+        train(replace(config, checkpoint_every=2, steps=20))
 
 
 def test_a_run_may_go_on_to_more_steps(tmp_path):

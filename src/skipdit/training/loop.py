@@ -9,9 +9,10 @@ import json
 import math
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from skipdit.training.config import TrainConfig
 from skipdit.training.ema import EMA
 from skipdit.training.optimizer import Optimizer, make_optimizer
 
+JUMP = 0.02  # of the largest learning rate; less is not felt
 LOSS_COLUMNS = ("step", "loss", "mse", "vlb", "grad_norm", "learning_rate")
 
 
@@ -185,6 +187,21 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     return config.learning_rate * remaining[config.decay]
 
 
+def warn_of_jump(config: TrainConfig, step: int) -> None:
+    """Say where a run that goes on for more steps takes another learning rate than it would have without them."""
+    path = config.out / "config.json"
+    before = written(path, like=config)["steps"] if path.exists() else config.steps
+    if not 0 < step <= before < config.steps:
+        return
+    old, new = learning_rate(step, replace(config, steps=before)), learning_rate(step, config)
+    if abs(new - old) > JUMP * config.learning_rate:
+        warnings.warn(
+            f"steps grow from {before} to {config.steps} under decay {config.decay!r}: the learning rate goes from"
+            f" {old:.1e} to {new:.1e} at step {step}; another --out gives the curve of a run of {config.steps} steps",
+            stacklevel=2,
+        )
+
+
 def train(
     config: TrainConfig,
     *,
@@ -195,7 +212,8 @@ def train(
 
     Writes config.json, loss.csv, checkpoints, previews/ and the trained model's folder model/. Ctrl-C and SIGTERM end
     the run after its present step, with a checkpoint; a kill loses the steps since the last one and nothing else.
-    Resuming gives the same bits as running through, and may be for more steps.
+    Resuming gives the same bits as running through, and may be for more steps; a learning rate that jumps then is
+    warned of.
 
     Raises:
         FileNotFoundError: the dataset is not there.
@@ -207,6 +225,7 @@ def train(
     check_same_run(config)
     with alone_in(config.out):
         run = start(config)
+        warn_of_jump(config, run.step)
         write_config(config)
         log = LossLog(config.out / "loss.csv", keep_until=run.step, pending=run.pending)
         draw_preview(run, preview)  # which a kill may have prevented
