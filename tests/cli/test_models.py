@@ -13,7 +13,7 @@ from skipdit.cli.flags import parse
 from skipdit.cli.models import numbers
 from skipdit.cli.sample import Sample
 from skipdit.hub import registry
-from skipdit.hub.load import EMBEDDED
+from skipdit.hub.load import EMBEDDED, embedded_folder
 from skipdit.hub.records import record_path
 from skipdit.hub.registry import REGISTRY, Numbers
 from tests.hub.loopback import serving
@@ -230,3 +230,31 @@ def test_words_of_other_programs_are_answered_with_ours(skipdit):
         skipdit("models --cfg-scale 4")
     assert "did you mean fashion-skip" in skipdit("models fashion-ski").complaint
     assert "did you mean sneaker?" in skipdit("sample fashion-skip --classes sneker").complaint
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [
+        ("captioned-digits-skip", "digits-measured.json"),  # the older record is of the model that it has replaced
+        ("moving-digits-skip", "digits-measured-older.json"),
+        ("captioned-digits-latte", "digits-measured-older.json"),
+    ],
+)
+def test_models_of_digits_show_what_a_reader_sees(skipdit, name, record):
+    newest = json.loads((embedded_folder(name).parent / "digits-measured.json").read_text())["models"]
+    record = "digits-measured.json" if name in newest else record
+    ways = json.loads((embedded_folder(name).parent / record).read_text())["models"][name]
+    shown = skipdit(f"models {name}").out
+    for way, values in ways.items():
+        expected = [f"{100 * values[what]:.1f}" for what in ("direction", "digit", "both")]
+        assert [line.split()[-3:] for line in shown.splitlines() if line.startswith(f"  {way}  ")] == [expected]
+
+
+def test_classes_are_named_to_a_bench_as_to_a_sample(skipdit):
+    once = "--steps 8 --repeats 1 --warmup 0 --out bench.json"
+    skipdit(f"bench fashion-skip --classes sneaker Bag {once}")
+    named = json.loads(Path("bench.json").read_text())["results"]
+    skipdit(f"bench fashion-skip --classes 7 8 {once}")
+    by_id = json.loads(Path("bench.json").read_text())["results"]
+    assert {way: row["fidelity"] for way, row in named.items()} == {way: row["fidelity"] for way, row in by_id.items()}
+    assert "did you mean sneaker?" in skipdit(f"bench fashion-skip --classes sneker {once}").complaint

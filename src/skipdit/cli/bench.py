@@ -40,9 +40,9 @@ class Bench:
     out: Path = Path("out/bench.json")
     """the table as a file, with the settings, the machine and the date"""
     classes: Annotated[
-        tuple[int, ...], left_out("ID [ID ...]", "(default: all, of a published model the first 4)")
+        tuple[int | str, ...], left_out("ID|NAME [ID|NAME ...]", "(default: all, of a published model the first 4)")
     ] = ()
-    """class ids, repeated until there are enough samples"""
+    """class ids, or names (`skipdit models NAME` lists them), repeated until there are enough samples"""
     prompt: Annotated[tuple[str, ...], left_out("TEXT [TEXT ...]")] = ()
     """what to draw, for a model of text"""
     num_images: Annotated[int | None, left_out("N", "(default: one for each class or prompt)")] = None
@@ -150,12 +150,13 @@ def asked(config: Bench, pipeline: "DiffusionPipeline") -> "tuple[SkipCacheConfi
 
 
 def sampling_of(config: Bench, pipeline: "DiffusionPipeline") -> "Sampling":
-    from skipdit.cli.tasks import usual_guidance
+    from skipdit.cli.tasks import usual_guidance, with_class_ids
     from skipdit.evaluation.compare import Sampling
     from skipdit.pipelines.draw import subjects_for
 
+    classes = with_class_ids(config, pipeline).classes
     return Sampling(
-        subjects=subjects_for(pipeline, classes=config.classes, prompts=config.prompt, number=config.num_images),
+        subjects=subjects_for(pipeline, classes=classes, prompts=config.prompt, number=config.num_images),
         guidance_scale=usual_guidance(pipeline) if config.guidance_scale is None else config.guidance_scale,
         guidance_channels=guided_channels(config.guidance_channels),
         seed=config.seed,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 WIDTH = 120  # columns of a terminal
 LABEL = 12  # of a line about one model
+READINGS = ("digits-measured.json", "digits-measured-older.json")  # the second is of models that were since replaced
+READ = ("direction", "digit", "both")
 EMOJI = "emoji-hunyuan"  # the one of emoji-measured.json
 SUBJECTS = {  # a few of what each task draws
     "class-to-image": "--classes 207 360",
@@ -131,6 +133,9 @@ def embedded(name: str) -> Iterator[str]:
     if measured := measurements(name):
         yield from ("", "numbers (weights/README.md names the machine)")
         yield from (f"  {line}" for line in table(("", "fewer FLOPs", "PSNR, dB", "SSIM"), measured))
+    if read := readings(name):
+        yield from ("", "what a reader sees in its clips, in % of the samples (weights/README.md names the machine)")
+        yield from (f"  {line}" for line in table(("", "direction", "digit", "both"), read))
     yield from ("", "commands")
     for way, flag in (("original", ""), ("cached", " --cache.interval 3")):
         yield from (f"  # {way}", folded(f"  {command_of_embedded(name, way)}{flag}"))
@@ -149,6 +154,16 @@ def measurements(name: str) -> list[tuple[str, ...]]:
             psnr, ssim = (values["fidelity"][key] for key in ("psnr", "ssim"))
             rows.append((way, f"{values['predicted_speedup']:.2f}x", f"{psnr:.1f}", f"{ssim:.3f}"))
     return rows
+
+
+def readings(name: str) -> list[tuple[str, ...]]:
+    """How often each way to run a model of digits drew what was asked for; by the newest record that has the model."""
+    from skipdit.hub.load import embedded_folder
+
+    records = (embedded_folder(name).parent / file for file in READINGS)
+    found = (json.loads(record.read_text("utf-8"))["models"].get(name) for record in records if record.exists())
+    ways = next(filter(None, found), {})
+    return [(way, *(f"{100 * values[what]:.1f}" for what in READ)) for way, values in ways.items()]
 
 
 def command_of_embedded(name: str, way: str) -> str:

@@ -152,8 +152,7 @@ def run_of(config: Any, pipeline: DiffusionPipeline, prompts: list[str]) -> Run:
     """ValueError for what the model cannot do."""
     cache = config.cache.config(tasks.task_of(pipeline), depth=pipeline.transformer.depth)
     unit = tasks.check_flags(config, pipeline)
-    if config.classes and pipeline.transformer.config.get("num_classes"):
-        config = replace(config, classes=tuple(pipeline.check_labels(config.classes)))
+    config = tasks.with_class_ids(config, pipeline)
     output = outputs.output_of(config, unit)
     samples = wanted.samples_of(config, pipeline, prompts, unit=unit)
     settings = tasks.settings_of(config, pipeline)

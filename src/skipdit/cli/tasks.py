@@ -89,6 +89,13 @@ def left_out(config: Any) -> dict[str, Any]:
     return {field.name: field.default for field in fields(config)}
 
 
+def with_class_ids(config: Any, pipeline: DiffusionPipeline) -> Any:
+    """The config with ids in the place of names of classes; ValueError for one that the model does not have."""
+    if not config.classes or not pipeline.transformer.config.get("num_classes"):
+        return config
+    return replace(config, classes=tuple(pipeline.check_labels(config.classes)))
+
+
 def settings_of(config: Any, pipeline: DiffusionPipeline) -> draw.Settings:
     """What all samples share; the guidance scale is the task's usual one where it is left out."""
     height, width = config.size or (None, None)
