@@ -96,7 +96,7 @@ def changes(held: Mapping[str, Any], record: Mapping[str, Any], unknown: Sequenc
     changed = [name for name in changed if name not in unknown]
     if SOURCES & set(changed):
         return changed
-    return changed + [f"{path} was replaced" for path in other_files(held.get(FILES), asked.get(FILES))]
+    return changed + other_files(held.get(FILES), asked.get(FILES))
 
 
 def goes_on(name: str, held: Any, asked: Any) -> bool:
@@ -105,11 +105,13 @@ def goes_on(name: str, held: Any, asked: Any) -> bool:
 
 
 def other_files(held: Mapping[str, Any] | None, asked: Mapping[str, Any] | None) -> list[str]:
-    """Files of the model and its parts that are not what they were; earlier versions wrote none down."""
+    """Files of the model and its parts that are not what they were, in words; earlier versions wrote none down."""
     if held is None or asked is None:
         return []
     before, now = ({path: file["sha256"] for path, file in files.items()} for files in (held, asked))
-    return sorted(path for path in before.keys() | now.keys() if before.get(path) != now.get(path))
+    replaced = [path for path in before.keys() & now.keys() if before[path] != now[path]]
+    whats = {"was replaced": replaced, "is gone": before.keys() - now.keys(), "is new": now.keys() - before.keys()}
+    return [f"{path} {what}" for what, paths in whats.items() for path in sorted(paths)]
 
 
 def recorded_files(output: Output) -> dict[str, Seen]:

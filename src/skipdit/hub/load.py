@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from fnmatch import fnmatch
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from skipdit.hub.text_parts import check_text_parts, text_encoders
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.base import LongSkipModel
 from skipdit.models.fits import check_fits
+from skipdit.models.kept import STEM
 from skipdit.models.places import check_device, read_dtype
 from skipdit.pipelines import ClassToImagePipeline, ClassToVideoPipeline, PixelAutoencoder
 from skipdit.pipelines.class_names import read_names
@@ -51,7 +53,11 @@ MODELS |= {name: kind for kind in MODELS.values() for name in kind.stock_names}
 STOCK_DITS = {  # diffusers' own, by the settings that its config holds at least, and before it had a class of its own
     "DiTTransformer2DModel": {}, "Transformer2DModel": {"norm_type": "ada_norm_zero"},
 }  # fmt: skip
-SETTINGS_SUFFIXES = (".json", ".txt", ".model")  # of configs and tokenizers
+LOADED = (  # names of what a folder of a model, a part or an adapter is loaded from
+    f"{STEM}*", "model*.safetensors*", "pytorch_model*.bin*", "*_model.safetensors", "pytorch_lora_weights.safetensors",
+    "config.json", "*_config.json", "model_index.json", "tokenizer*.json", "vocab.*", "merges.txt", "*.model",
+    "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 VAES = {
     "AutoencoderKL": AutoencoderKL,
     "AutoencoderKLTemporalDecoder": AutoencoderKLTemporalDecoder,
@@ -269,7 +275,7 @@ def files_of(source: str) -> list[Path]:
     path = locate(source) if source not in registry.REGISTRY else Path()
     if source in registry.REGISTRY or path.is_file():
         return [path][: path.is_file()]
-    return sorted(file for file in walk_files(path) if file.suffix in (*CHECKPOINT_SUFFIXES, *SETTINGS_SUFFIXES))
+    return sorted(file for file in walk_files(path) if any(fnmatch(file.name, pattern) for pattern in LOADED))
 
 
 def walk_files(path: Path) -> Iterator[Path]:
