@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from skipdit.cli.download import announce
-from skipdit.cli.flags import Cache, check_place, check_positive, check_seed, guided_channels, left_out, parse, place
+from skipdit.cli.flags import (
+    Cache,
+    check_out,
+    check_place,
+    check_positive,
+    check_seed,
+    guided_channels,
+    left_out,
+    parse,
+    place,
+)
 from skipdit.files import write_text
 
 if TYPE_CHECKING:
@@ -104,6 +114,7 @@ def check(config: Bench) -> None:
     """What no model takes."""
     check_positive(config, "repeats", *(name for name in ("steps", "num_images") if getattr(config, name) is not None))
     check_seed(config.seed)
+    check_out(config.out)
     check_place(device=config.device)
 
 

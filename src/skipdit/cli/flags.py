@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
@@ -101,6 +102,11 @@ def check_positive(config: Any, *names: str) -> None:
     for name in names:
         if getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}: it must be at least 1")
+
+
+def check_out(out: Path) -> None:
+    if not out.name:
+        raise ValueError(f"out is {str(out)!r}: name a file or a folder")
 
 
 def check_seed(seed: int) -> None:

@@ -101,7 +101,7 @@ def changes(held: Mapping[str, Any], record: Mapping[str, Any], unknown: Sequenc
 
 def goes_on(name: str, held: Any, asked: Any) -> bool:
     """Whether a sample under the new setting is what it was under the old; prompts may be added at the end."""
-    return name in FREE or (asked[: len(held)] if name == "prompts" and held else asked) == held
+    return name in FREE or ((asked or [])[: len(held)] if name == "prompts" and held else asked) == held
 
 
 def other_files(held: Mapping[str, Any] | None, asked: Mapping[str, Any] | None) -> list[str]:

@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 
 import tyro
 
-from skipdit.cli.flags import Cache, Offload, check_positive, check_seed, check_tf32, left_out, parse, shard_of
+from skipdit.cli.flags import (
+    Cache,
+    Offload,
+    check_out,
+    check_positive,
+    check_seed,
+    check_tf32,
+    left_out,
+    parse,
+    shard_of,
+)
 
 Format = Literal["mp4", "mkv", "webp", "gif", "frames"]
 COUNTS = ("steps", "batch_size", "num_images", "num_per_prompt", "frames", "decode_chunk_size")
@@ -138,6 +148,7 @@ def check(config: Sample) -> None:
     """What no model takes."""
     check_positive(config, *(name for name in COUNTS if getattr(config, name) is not None))
     check_seed(config.seed)
+    check_out(config.out)
     if config.shard is not None:
         shard_of(config.shard)
     if config.tf32:
