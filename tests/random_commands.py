@@ -21,6 +21,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
+from huggingface_hub import constants
 
 import skipdit
 from skipdit.cli import main
@@ -295,12 +296,15 @@ def fault_in(error: Exception) -> str | None:
 
 @contextmanager
 def inside(folder: Path) -> Iterator[None]:
-    before = Path.cwd()
+    """In a folder, and without a network."""
+    before, online = Path.cwd(), constants.HF_HUB_OFFLINE
     os.chdir(folder)
+    constants.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
         os.chdir(before)
+        constants.HF_HUB_OFFLINE = online
 
 
 def run(count: int, seed: int, folder: Path) -> tuple[Counter, list[str]]:
@@ -327,7 +331,6 @@ def report() -> int:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    os.environ["HF_HUB_OFFLINE"] = "1"
     with tempfile.TemporaryDirectory() as folder:
         ended, faults = run(asked.count, asked.seed, Path(folder))
     print(f"{asked.count} lines ended as {dict(ended)}; {len(faults)} wrongly")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from skipdit.files import alone_in
+from skipdit.files import lock_folder
 from tests.cli.conftest import contents
 from tests.pipelines.tiny import drawn, hunyuan_pipeline, tiny, tiny_stock_hunyuan, tiny_vae
 
@@ -130,7 +130,7 @@ def test_an_output_that_is_a_link_is_followed(skipdit, model, tmp_path):
 
 
 def test_two_commands_do_not_share_an_output(skipdit, model, tmp_path):
-    with alone_in(Path("images")):
+    with lock_folder(Path("images")):
         said = skipdit(command(model, "images"))
     assert (said.code, said.complaint) == (
         1,

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from skipdit.data.images import digits
 from skipdit.data.sets import DATASETS
-from skipdit.files import alone_in
+from skipdit.files import lock_folder
 from skipdit.training import checkpoint as checkpointing
 from skipdit.training import checkpointed_step, train
 from skipdit.training.loop import save, start, steps
@@ -264,7 +264,7 @@ def test_a_preview_that_a_kill_prevented_is_drawn_when_the_run_goes_on(tmp_path)
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
     config = tiny_run(tmp_path / "run")
-    with alone_in(config.out), pytest.raises(OSError, match="in use by another process: wait for its end, or take"):
+    with lock_folder(config.out), pytest.raises(OSError, match="in use by another process: wait for its end, or take"):
         train(config)
     assert not config.out.exists()
 

@@ -25,7 +25,7 @@ from skipdit.cli.flags import check_place, place, shard_of, spare_memory
 from skipdit.cli.outputs import Output
 from skipdit.cli.wanted import Wanted
 from skipdit.evaluation.compare import Way, plan_of
-from skipdit.files import alone_in
+from skipdit.files import lock_folder
 from skipdit.hub import load_pipeline, parts
 from skipdit.hub.load import files_of, published_scheduler
 from skipdit.hub.lora import load_lora
@@ -98,7 +98,7 @@ def prepared(config: Any) -> list[Run]:
     asked = [(each, wanted.read_prompts(each)) for each in wanted.one_a_file(config)]
     source = {name: getattr(config, name) for name in SOURCE}
     sketched = checked_sketch(config, sketch(config.model, **source), asked)
-    finished = [is_finished(run) for run in sketched]
+    finished = [has_nothing_to_draw(run) for run in sketched]
     for run, done in zip(sketched, finished):
         if done:
             print(f"{run.config.out}: finished already; remove it to draw it anew")
@@ -126,7 +126,7 @@ def checked_sketch(config: Any, pipeline: DiffusionPipeline, asked: Asked) -> li
     return runs
 
 
-def is_finished(run: Run) -> bool:
+def has_nothing_to_draw(run: Run) -> bool:
     return run.config.shard is None and records.is_finished(run.output, run.samples, run.record)
 
 
@@ -163,12 +163,12 @@ def run_of(config: Any, pipeline: DiffusionPipeline, prompts: list[str]) -> Run:
 
 
 @contextmanager
-def held(runs: Sequence[Run]) -> Iterator[None]:
+def lock_folders(runs: Sequence[Run]) -> Iterator[None]:
     """Hold the folders of runs, but for those that others draw shards into; OSError where another process does."""
     with ExitStack() as stack:
         for run in runs:
             if run.config.shard is None:
-                stack.enter_context(alone_in(run.output.folder))
+                stack.enter_context(lock_folder(run.output.folder))
         yield
 
 

@@ -120,13 +120,13 @@ def command(arguments: Sequence[str]) -> None:
 def sample(config: Sample) -> None:
     """Draw what `config` says; prints where it went, the plan and the seconds."""
     check(config)
-    from skipdit.cli.runs import begin, draw_missing, finish, held, prepared
+    from skipdit.cli.runs import begin, draw_missing, finish, lock_folders, prepared
 
     runs = prepared(config)
     if not runs:
         return
     pipeline, cache, plan = runs[0].pipeline, runs[0].cache, runs[0].plan
-    with held(runs):
+    with lock_folders(runs):
         for run in runs:
             begin(run)
         if config.compile:

@@ -26,14 +26,14 @@ PUBLISHED_HUNYUAN_RATIO = 4.3637  # of MLP to width 1408, rounded down to 6144
 
 def infer_dit(state: State, overrides: Overrides) -> dict[str, Any]:
     """The arguments of `DiT`."""
-    return infer_adaln(state, overrides, blocks_per_layer=1) | classes(state, overrides)
+    return infer_adaln(state, overrides, blocks_per_layer=1) | infer_classes(state, overrides)
 
 
 def infer_latte(state: State, overrides: Overrides) -> dict[str, Any]:
     """The arguments of `Latte`; without a table of classes it is unconditional."""
     return infer_adaln(state, overrides, blocks_per_layer=2) | {
         "num_frames": shape(state, "temp_embed", dims=3)[1],
-        **(classes(state, overrides) if LABELS in state else {"num_classes": 0}),
+        **(infer_classes(state, overrides) if LABELS in state else {"num_classes": 0}),
     }
 
 
@@ -148,7 +148,7 @@ def recognised(state: State) -> str:
     )
 
 
-def classes(state: State, overrides: Overrides) -> dict[str, Any]:
+def infer_classes(state: State, overrides: Overrides) -> dict[str, Any]:
     """The number of classes, and no dropout where the table has no row for a null class.
 
     The tensors do not tell what the last row is: a table of a row more than a data set has classes ends in a null

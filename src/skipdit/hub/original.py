@@ -214,7 +214,7 @@ def unwrap(checkpoint: Any, weights: str | None = None) -> Unwrapped:
     inner = checkpoint if name is None else wrapped[name]
     check_tensors(inner, [other for other in wrapped if other != name and is_filled(wrapped[other])])
     state = {without_prefix(key): tensor for key, tensor in inner.items() if not is_counter(key, tensor)}
-    sets = {other: inside for other in WRAPPERS if (inside := below(state, other))}
+    sets = {other: inside for other in WRAPPERS if (inside := take_below(state, other))}
     if weights is not None and weights not in wrapped and weights not in sets:
         found = f"it holds {', '.join({**wrapped, **sets})}" if wrapped or sets else "it is flat, so leave weights out"
         raise ValueError(f"weights is {weights!r}: no such weights in the checkpoint, {found}")
@@ -251,7 +251,7 @@ def check_tensors(inner: Mapping[Any, Any], others: list[str]) -> None:
             )
 
 
-def below(state: State, prefix: str) -> dict[str, Tensor]:
+def take_below(state: State, prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with a prefix and a dot, without them."""
     start = f"{prefix}."
     return {without_prefix(key.removeprefix(start)): tensor for key, tensor in state.items() if key.startswith(start)}
@@ -265,7 +265,7 @@ def one_set(
         return name, next(iter(sets.values()))
     if weights not in sets and sum(map(len, sets.values())) < len(state):
         raise MismatchError(
-            f"the names of tensors begin with {', '.join(beginnings(state))}: take weights (--weights)"
+            f"the names of tensors begin with {', '.join(list_beginnings(state))}: take weights (--weights)"
             f" {' or '.join(sets)}, or rename them"
         )
     name = weights if weights in sets else first_known(sets)
@@ -281,15 +281,15 @@ def first_known(sets: Mapping[str, dict[str, Tensor]]) -> str:
     return name
 
 
-def beginnings(state: State) -> list[str]:
+def list_beginnings(state: State) -> list[str]:
     return sorted({f"{head}{dot}" for head, dot, _ in (key.partition(".") for key in state)})
 
 
 def without_common_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Without what a trainer put before every name, as `net.`, where an architecture is recognised then."""
     stripped = state
-    while len(heads := beginnings(stripped)) == 1 and heads[0].endswith("."):
-        stripped = below(stripped, heads[0][:-1])
+    while len(heads := list_beginnings(stripped)) == 1 and heads[0].endswith("."):
+        stripped = take_below(stripped, heads[0][:-1])
         if is_known(stripped):
             return stripped
     return state

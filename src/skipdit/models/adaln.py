@@ -86,7 +86,7 @@ class AdaLNTransformer(LongSkipModel):
             self.skip_linears = nn.ModuleList(SkipLinear(config.hidden_size, fuse=config.fuse) for _ in skips)
 
     @classmethod
-    def told_sizes(cls, config: Mapping[str, Any]) -> list[Size]:
+    def list_sizes(cls, config: Mapping[str, Any]) -> list[Size]:
         side, patch, width = config["sample_size"], config["patch_size"], config["hidden_size"]
         height, length = (side, side) if isinstance(side, int) else side
         outputs = 2 * config["in_channels"] if config["out_channels"] is None else config["out_channels"]

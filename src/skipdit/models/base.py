@@ -22,7 +22,7 @@ from skipdit.nn.skips import fuse_skip
 PLACE = (  # arguments of `from_pretrained` that say where a config lies
     "cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token",
 )  # fmt: skip
-TWINS = {  # what one model calls it, as its checkpoints or diffusers do, and what the others do
+OTHER_WORDS = {  # a setting as one model calls it, like its checkpoints or diffusers, and what the others call it
     "depth": ("num_layers",), "num_layers": ("depth",), "num_heads": ("num_attention_heads",),
     "num_attention_heads": ("num_heads",), "num_frames": ("video_length",), "video_length": ("num_frames",),
     "input_size": ("sample_size",), "learn_sigma": ("out_channels",), "out_channels": ("learn_sigma",),
@@ -82,10 +82,7 @@ class LongSkipModel(PublishedWithCard, LongSkipTransformer, SkipCacheMixin, Mode
     _compiled_rooms: Rooms | None = None
 
     def __new__(cls, *arguments: Any, **settings: Any) -> "LongSkipModel":
-        known = inspect.signature(cls.__init__).parameters
-        for name in settings.keys() - known.keys():
-            if (twin := next((other for other in TWINS.get(name, ()) if other in known), None)) is not None:
-                raise TypeError(f"{cls.__name__} has no {name}: it is called {twin} there")
+        check_words(cls, settings)
         return super().__new__(cls)
 
     def __init__(self) -> None:
@@ -122,7 +119,7 @@ class LongSkipModel(PublishedWithCard, LongSkipTransformer, SkipCacheMixin, Mode
         return (model, keys) if options.get("output_loading_info") else model
 
     @classmethod
-    def told_sizes(cls, config: Mapping[str, Any]) -> list[Size]:
+    def list_sizes(cls, config: Mapping[str, Any]) -> list[Size]:
         """Which settings the shapes of saved tensors tell, and what these would be by a config."""
         raise NotImplementedError
 
@@ -186,3 +183,11 @@ class LongSkipModel(PublishedWithCard, LongSkipTransformer, SkipCacheMixin, Mode
         state = super().__getstate__()
         state.pop("_compiled_rooms", None)  # bound to this very model
         return state
+
+
+def check_words(kind: type, settings: Mapping[str, Any]) -> None:
+    """TypeError for a setting under another model's name, before Python says that it does not know it."""
+    known = inspect.signature(kind.__init__).parameters
+    for name in settings.keys() - known.keys():
+        if own := [other for other in OTHER_WORDS.get(name, ()) if other in known]:
+            raise TypeError(f"{kind.__name__} has no {name}: it is called {own[0]} there")

@@ -53,10 +53,10 @@ def read_whole(name: str, value: Any) -> int:
     try:
         return index(None if isinstance(value, bool) else value)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} is {shown(value)}: give a whole number") from None
+        raise ValueError(f"{name} is {show_short(value)}: give a whole number") from None
 
 
-def shown(value: Any) -> str:
+def show_short(value: Any) -> str:
     """A value on one line of an error."""
     line = " ".join(repr(value).split())
     return line if len(line) <= 60 else f"{line[:57]}..."

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from safetensors import SafetensorError, safe_open
 
-from skipdit.models.checks import shown
+from skipdit.models.checks import show_short
 from skipdit.models.kept import STEM, find_kept
 
 TAKES = {
@@ -37,7 +37,7 @@ def check_fits(kind: type, config: Mapping[str, Any], folder: Path) -> None:
     size = sum(file.stat().st_size for file in folder.glob(f"{STEM}*"))
     check_bounds(config, size, where)
     shapes = read_shapes(folder)
-    for setting, tensor, axis, length in kind.told_sizes(defaults_of(kind) | dict(config)) if shapes else ():
+    for setting, tensor, axis, length in kind.list_sizes(defaults_of(kind) | dict(config)) if shapes else ():
         if tensor in shapes and shapes[tensor][axis : axis + 1] != (length,):
             value = config.get(setting, length)
             raise ValueError(f"{where} sets {setting} {value}, but its weights have {tensor} of"
@@ -45,7 +45,7 @@ def check_fits(kind: type, config: Mapping[str, Any], folder: Path) -> None:
 
 
 def check_type(
-    kind: type, name: str, value: Any, hint: Any, *, where: str = "", spell: Callable[[Any], str] = shown
+    kind: type, name: str, value: Any, hint: Any, *, where: str = "", spell: Callable[[Any], str] = show_short
 ) -> None:
     """ValueError for a value that is of none of the types of a hint."""
     options = options_of(hint)

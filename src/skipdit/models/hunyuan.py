@@ -228,7 +228,7 @@ class HunyuanDiT(LongSkipModel, AttentionMixin, PeftAdapterMixin):
         return model.train(transformer.training)
 
     @classmethod
-    def told_sizes(cls, config: Mapping[str, Any]) -> list[Size]:
+    def list_sizes(cls, config: Mapping[str, Any]) -> list[Size]:
         channels, patch, width = config["in_channels"], config["patch_size"], config["hidden_size"]
         pooler, length_t5 = "time_extra_emb.pooler", config["text_len_t5"]
         return [

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipdit.models.checks import shown
+from skipdit.models.checks import show_short
 
 WHOLE, ANY = "iu", "iuf"  # kinds of NumPy's numbers
 
@@ -22,7 +22,7 @@ def per_sample(timestep: Any, samples: Tensor) -> Tensor:
     timestep = read_numbers("timestep", timestep, kinds=ANY, device=samples.device)
     check_count("timestep", timestep, len(samples))
     if can_be_read(timestep) and not bool((timestep >= 0).all()):
-        raise ValueError(f"timestep is {shown(timestep.tolist())}: take numbers from 0 to 999")
+        raise ValueError(f"timestep is {show_short(timestep.tolist())}: take numbers from 0 to 999")
     return timestep.reshape(-1).expand(len(samples))
 
 
@@ -44,7 +44,7 @@ def read_numbers(name: str, value: Any, *, kinds: str, device: torch.device) -> 
     except (ValueError, TypeError, RuntimeError):  # lists of several lengths, tensors of an accelerator
         array = np.asarray(None)
     if array.dtype.kind not in kinds and array.size or array.dtype.kind == "O":
-        raise ValueError(f"{name} is {shown(value)}: give {wanted(kinds)}, one or a list")
+        raise ValueError(f"{name} is {show_short(value)}: give {wanted(kinds)}, one or a list")
     return torch.tensor(array.tolist(), dtype=torch.int64 if kinds == WHOLE else torch.float32, device=device)
 
 

@@ -88,8 +88,8 @@ class Latte(AdaLNTransformer):
         self.temp_embed = frozen_table(sincos_1d(torch.arange(num_frames), hidden_size))
 
     @classmethod
-    def told_sizes(cls, config: Mapping[str, Any]) -> list[Size]:
-        return [*super().told_sizes(config), Size("num_frames", "temp_embed", 1, config["num_frames"])]
+    def list_sizes(cls, config: Mapping[str, Any]) -> list[Size]:
+        return [*super().list_sizes(config), Size("num_frames", "temp_embed", 1, config["num_frames"])]
 
     @property
     def leading_sizes(self) -> tuple[int, ...]:

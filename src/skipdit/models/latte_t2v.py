@@ -173,7 +173,7 @@ class LatteT2V(LongSkipModel):
             self.skip_linears = nn.ModuleList(SkipLinear(width, fuse=fuse) for _ in range(num_skips))
 
     @classmethod
-    def told_sizes(cls, config: Mapping[str, Any]) -> list[Size]:
+    def list_sizes(cls, config: Mapping[str, Any]) -> list[Size]:
         channels, patch, heads = config["in_channels"], config["patch_size"], config["num_attention_heads"]
         outputs = channels if config["out_channels"] is None else config["out_channels"]
         width = heads * config["attention_head_dim"]

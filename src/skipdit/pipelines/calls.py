@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Any
 
-from skipdit.models.checks import check_at_least_one, shown
+from skipdit.models.checks import check_at_least_one, show_short
 from skipdit.pipelines.class_conditional import check_generators, check_scale
 
 COUNTS = ("num_inference_steps", "num_images_per_prompt", "video_length", "decode_chunk_size")
@@ -32,4 +32,4 @@ def read_call(
 def check_prompts(name: str, prompts: Any) -> None:
     listed = prompts if isinstance(prompts, list) else [] if prompts is None else [prompts]
     if (isinstance(prompts, list) and not prompts) or not all(isinstance(prompt, str) for prompt in listed):
-        raise ValueError(f"{name} is {shown(prompts)}: give a text, or a list of texts")
+        raise ValueError(f"{name} is {show_short(prompts)}: give a text, or a list of texts")

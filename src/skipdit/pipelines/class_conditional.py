@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from skipdit.diffusion import guided
 from skipdit.models.adaln import AdaLNTransformer
 from skipdit.models.base import PublishedWithCard
-from skipdit.models.checks import check_at_least_one, read_whole, shown
-from skipdit.pipelines.class_names import ids_by_name, in_words, read_names
+from skipdit.models.checks import check_at_least_one, read_whole, show_short
+from skipdit.pipelines.class_names import ids_by_name, name_some, read_names
 from skipdit.pipelines.schedulers import set_timesteps
 from skipdit.spelling import did_you_mean
 
@@ -168,7 +168,7 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
 
     def check_labels(self, class_labels: Labels) -> list[int]:
         """Class ids of ids and names; ValueError for one that this model does not have."""
-        labels = [self.class_id(label) for label in listed(class_labels)]
+        labels = [self.class_id(label) for label in list_labels(class_labels)]
         null = self.transformer.null_class
         last = self.transformer.config.num_classes - 1 if null is None else null
         for label in labels:
@@ -186,7 +186,7 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
         ids = sorted({number for name in known if name.casefold() == label.casefold() for number in known[name]})
         if not ids:
             near, last = did_you_mean(label, known), self.transformer.config.num_classes - 1
-            named = f", or one of {in_words(known)}" if known else ", for this model's classes have no names"
+            named = f", or one of {name_some(known)}" if known else ", for this model's classes have no names"
             raise ValueError(f"class {label!r} is unknown: {near}take an id, 0 to {last}{named}")
         if len(ids) > 1:
             raise ValueError(f"class {label!r} is the name of {' and '.join(map(str, ids))}: give an id")
@@ -232,27 +232,27 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
             raise ValueError(f"the model draws {channels} channels, its vae takes {taken}: give the vae of its latents")
 
 
-def listed(class_labels: Labels) -> list[Any]:
+def list_labels(class_labels: Labels) -> list[Any]:
     """Ids and names one after another; ValueError for what has no order, or none yet."""
     held = class_labels.tolist() if isinstance(class_labels, Tensor | np.ndarray | np.generic) else class_labels
     if isinstance(held, list | tuple | range):
         return list(held)
     if isinstance(held, Real | str):
         return [held]
-    raise ValueError(f"class_labels is {shown(class_labels)}: give an id or a name, or a list of them")
+    raise ValueError(f"class_labels is {show_short(class_labels)}: give an id or a name, or a list of them")
 
 
 def check_scale(guidance_scale: float) -> None:
     is_number = isinstance(guidance_scale, Real | Tensor) and not isinstance(guidance_scale, bool)
     if not is_number or not isfinite(guidance_scale):
-        raise ValueError(f"guidance_scale is {shown(guidance_scale)}: give a number, 1 for no guidance")
+        raise ValueError(f"guidance_scale is {show_short(guidance_scale)}: give a number, 1 for no guidance")
 
 
 def check_generators(generator: Generators) -> None:
     """ValueError for what is neither a generator nor a list of them."""
     given = generator if isinstance(generator, list) else [] if generator is None else [generator]
     if not all(isinstance(one, torch.Generator) for one in given):
-        raise ValueError(f"generator is {shown(generator)}: give a torch.Generator, or a list of them")
+        raise ValueError(f"generator is {show_short(generator)}: give a torch.Generator, or a list of them")
 
 
 def learns_variance(scheduler: SchedulerMixin) -> bool:

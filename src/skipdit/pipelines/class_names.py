@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from skipdit.models.checks import shown
+from skipdit.models.checks import show_short
 
-LISTED = 100  # names in an error
+NAMED_AT_MOST = 100  # names in an error
 
 
 def read_names(id2label: Any) -> dict[str, str] | None:
@@ -17,10 +17,10 @@ def read_names(id2label: Any) -> dict[str, str] | None:
         return None
     table = dict(enumerate(id2label)) if isinstance(id2label, list | tuple) else id2label
     if not isinstance(table, Mapping):
-        raise ValueError(f"id2label is {shown(id2label)}: give names by class id")
+        raise ValueError(f"id2label is {show_short(id2label)}: give names by class id")
     for key, name in table.items():
         if not (str(key).isdecimal() and isinstance(name, str) and name.strip()):
-            raise ValueError(f"id2label has {shown(name)} for {shown(key)}: give a name for a class id")
+            raise ValueError(f"id2label has {show_short(name)} for {show_short(key)}: give a name for a class id")
     return {str(int(key)): name for key, name in table.items()}
 
 
@@ -33,7 +33,7 @@ def ids_by_name(id2label: Mapping[str, str]) -> dict[str, list[int]]:
     return ids
 
 
-def in_words(names: Iterable[str]) -> str:
+def name_some(names: Iterable[str]) -> str:
     """Names for an error, the first of many."""
     names = list(names)
-    return ", ".join(names[:LISTED]) + ", ..." * (len(names) > LISTED)
+    return ", ".join(names[:NAMED_AT_MOST]) + ", ..." * (len(names) > NAMED_AT_MOST)

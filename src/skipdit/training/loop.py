@@ -22,7 +22,7 @@ from torch import Tensor
 from skipdit import data
 from skipdit.data import Dataset
 from skipdit.diffusion import Losses, NoiseSchedule, learned_range_loss, mse_loss
-from skipdit.files import alone_in, read_object, whole_folder, write_text
+from skipdit.files import lock_folder, read_object, whole_folder, write_text
 from skipdit.models.base import LongSkipModel
 from skipdit.randomness import generator
 from skipdit.training import checkpoint
@@ -223,7 +223,7 @@ def train(
         KeyboardInterrupt: the run was stopped; its checkpoint is written.
     """
     check_same_run(config)
-    with alone_in(config.out):
+    with lock_folder(config.out):
         run = start(config)
         warn_of_jump(config, run.step)
         write_config(config)
