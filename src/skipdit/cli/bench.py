@@ -16,7 +16,7 @@ import tyro
 from skipdit.cli.download import announce
 from skipdit.cli.flags import (
     Cache,
-    check_out,
+    check_named,
     check_place,
     check_positive,
     check_seed,
@@ -114,7 +114,7 @@ def check(config: Bench) -> None:
     """What no model takes."""
     check_positive(config, "repeats", *(name for name in ("steps", "num_images") if getattr(config, name) is not None))
     check_seed(config.seed)
-    check_out(config.out)
+    check_named(config.out)
     check_place(device=config.device)
 
 

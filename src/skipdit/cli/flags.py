@@ -104,7 +104,7 @@ def check_positive(config: Any, *names: str) -> None:
             raise ValueError(f"{name} is {getattr(config, name)}: it must be at least 1")
 
 
-def check_out(out: Path) -> None:
+def check_named(out: Path) -> None:
     if not out.name:
         raise ValueError(f"out is {str(out)!r}: name a file or a folder")
 

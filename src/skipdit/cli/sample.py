@@ -10,7 +10,7 @@ import tyro
 from skipdit.cli.flags import (
     Cache,
     Offload,
-    check_out,
+    check_named,
     check_positive,
     check_seed,
     check_tf32,
@@ -148,7 +148,7 @@ def check(config: Sample) -> None:
     """What no model takes."""
     check_positive(config, *(name for name in COUNTS if getattr(config, name) is not None))
     check_seed(config.seed)
-    check_out(config.out)
+    check_named(config.out)
     if config.shard is not None:
         shard_of(config.shard)
     if config.tf32:

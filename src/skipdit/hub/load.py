@@ -29,7 +29,7 @@ from skipdit.hub.registry import Published
 from skipdit.hub.text_parts import check_text_parts, text_encoders
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.base import LongSkipModel
-from skipdit.models.fits import check_fits
+from skipdit.models.fits import check_config_fits
 from skipdit.models.kept import STEM
 from skipdit.models.places import check_device, read_dtype
 from skipdit.pipelines import ClassToImagePipeline, ClassToVideoPipeline, PixelAutoencoder
@@ -403,7 +403,7 @@ def checked_class(kinds: Mapping[str, type], path: Path) -> type:
         raise CheckpointError(f"{path / 'config.json'} sets {', '.join(unknown)}, unknown to {kinds[found].__name__}")
     if issubclass(kinds[found], LongSkipModel):
         try:
-            check_fits(kinds[found], config, path)
+            check_config_fits(kinds[found], config, path)
         except ValueError as error:
             raise CheckpointError(str(error)) from None
     return kinds[found]

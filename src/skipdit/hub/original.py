@@ -275,7 +275,7 @@ def one_set(
 def first_known(sets: Mapping[str, dict[str, Tensor]]) -> str:
     """The first set under names that a model has, with a word of those before it; the first of all where none is."""
     first, *_ = sets
-    name = next((name for name, state in sets.items() if is_known(without_common_prefix(state))), first)
+    name = next((name for name, state in sets.items() if has_mark(without_common_prefix(state))), first)
     if name != first:
         warnings.warn(f"{first} has names that no model has, so weights is {name!r}: say so", stacklevel=5)
     return name
@@ -290,12 +290,12 @@ def without_common_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
     stripped = state
     while len(heads := list_beginnings(stripped)) == 1 and heads[0].endswith("."):
         stripped = take_below(stripped, heads[0][:-1])
-        if is_known(stripped):
+        if has_mark(stripped):
             return stripped
     return state
 
 
-def is_known(state: State) -> bool:
+def has_mark(state: State) -> bool:
     return any(architecture.mark in state for architecture in ARCHITECTURES.values())
 
 

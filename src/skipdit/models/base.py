@@ -13,7 +13,7 @@ from huggingface_hub import CommitInfo, HfApi
 from torch import Tensor
 
 from skipdit.caching.hook import SkipCacheMixin
-from skipdit.models.fits import Size, check_fits
+from skipdit.models.fits import Size, check_config_fits
 from skipdit.models.kept import options_for
 from skipdit.models.places import read_dtype
 from skipdit.nn.rooms import LongSkipTransformer, Rooms
@@ -107,7 +107,7 @@ class LongSkipModel(PublishedWithCard, LongSkipTransformer, SkipCacheMixin, Mode
         if not options.get("ignore_mismatched_sizes"):
             known = inspect.signature(cls.__init__).parameters
             given = {name: value for name, value in options.items() if name in known}
-            check_fits(cls, config | given, Path(source, options.get("subfolder") or ""))
+            check_config_fits(cls, config | given, Path(source, options.get("subfolder") or ""))
         model, keys = super().from_pretrained(source, **options | {"output_loading_info": True})
         adds_skips = {"fuse", "num_skips"} & options.keys() and model.config.get("fuse") == "residual"
         added = "skip_" if adds_skips else ()  # which change nothing at first

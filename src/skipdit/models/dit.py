@@ -16,7 +16,7 @@ from torch import Tensor
 
 from skipdit.models.adaln import AdaLNTransformer
 from skipdit.models.checks import check_at_least_one
-from skipdit.models.inputs import class_ids, per_sample
+from skipdit.models.inputs import per_sample, read_class_ids
 from skipdit.nn.embeddings import unpatchify
 from skipdit.nn.rooms import Seam
 
@@ -74,7 +74,7 @@ class DiT(AdaLNTransformer):
     def embed(self, hidden_states: Tensor, timestep: Tensor | float, class_labels: Tensor) -> tuple[Tensor, DiTContext]:
         stream = self.tokens(self.cast_input(hidden_states, self.x_embedder.proj))
         time = self.t_embedder(per_sample(timestep, hidden_states), dtype=stream.dtype)
-        conditioning = time + self.embed_classes(class_ids(class_labels, hidden_states))
+        conditioning = time + self.embed_classes(read_class_ids(class_labels, hidden_states))
         return stream, DiTContext(conditioning, self.grid_of(hidden_states), hidden_states.dtype)
 
     def layer(self, index: int, stream: Tensor, context: DiTContext) -> Tensor:

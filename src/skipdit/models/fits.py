@@ -28,20 +28,27 @@ class Size(NamedTuple):
     length: int
 
 
-def check_fits(kind: type, config: Mapping[str, Any], folder: Path) -> None:
+def check_config_fits(kind: type, config: Mapping[str, Any], folder: Path) -> None:
     """ValueError for a setting of another type than a model class takes, or of other weights than lie in a folder."""
     where = folder / "config.json"
     hints = get_type_hints(kind.__init__)
     for name in hints.keys() & config.keys():
         check_type(kind, name, config[name], hints[name], where=f"{where}: ")
-    size = sum(file.stat().st_size for file in folder.glob(f"{STEM}*"))
-    check_bounds(config, size, where)
+    nbytes = sum(file.stat().st_size for file in folder.glob(f"{STEM}*"))
+    check_bounds(config, nbytes, where)
     shapes = read_shapes(folder)
-    for setting, tensor, axis, length in kind.list_sizes(defaults_of(kind) | dict(config)) if shapes else ():
-        if tensor in shapes and shapes[tensor][axis : axis + 1] != (length,):
-            value = config.get(setting, length)
-            raise ValueError(f"{where} sets {setting} {value}, but its weights have {tensor} of"
-                             f" {'x'.join(map(str, shapes[tensor]))}: {REMEDY}")  # fmt: skip
+    for size in kind.list_sizes(defaults_of(kind) | dict(config)) if shapes else ():
+        if size.tensor in shapes and (fault := fault_of(size, shapes[size.tensor])):
+            raise ValueError(f"{where} sets {size.setting} {config.get(size.setting, size.length)}{fault}: {REMEDY}")
+
+
+def fault_of(size: Size, found: tuple[int, ...]) -> str:
+    """Where a tensor is of another size than a setting makes it; "" where it is of that."""
+    if found[size.axis : size.axis + 1] == (size.length,):
+        return ""
+    wanted = (*found[: size.axis], size.length, *found[size.axis + 1 :])
+    wanted, held = ("x".join(map(str, shape)) for shape in (wanted, found))
+    return f", which makes {size.tensor} {wanted}, but in its weights it is {held}"
 
 
 def check_type(
@@ -54,12 +61,12 @@ def check_type(
         raise ValueError(f"{where}{name} is {spell(value)}: {kind.__name__} takes {wanted}")
 
 
-def check_bounds(config: Mapping[str, Any], size: int, where: Path) -> None:
-    """ValueError for a number above the bytes of the weights, which no axis can have; a size of 0 says nothing."""
+def check_bounds(config: Mapping[str, Any], nbytes: int, where: Path) -> None:
+    """ValueError for a number above the bytes of the weights, which no axis can have; 0 bytes say nothing."""
     for name, value in config.items():
         for number in value if isinstance(value, list | tuple) else [value]:
-            if size and type(number) in (int, float) and number > size:
-                raise ValueError(f"{where} sets {name} {value}, more than its weights of {size:,} bytes hold: {REMEDY}")
+            if nbytes and type(number) in (int, float) and number > nbytes:
+                raise ValueError(f"{where} sets {name} {value}, more than its weights of {nbytes:,} bytes hold: {REMEDY}")
 
 
 def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:

@@ -19,21 +19,21 @@ def per_sample(timestep: Any, samples: Tensor) -> Tensor:
     """
     if type(timestep) in (int, float):  # all that torch.compile traces
         timestep = torch.tensor(timestep, dtype=torch.float32, device=samples.device)
-    timestep = read_numbers("timestep", timestep, kinds=ANY, device=samples.device)
-    check_count("timestep", timestep, len(samples))
+    timestep = read_tensor("timestep", timestep, kinds=ANY, device=samples.device)
+    check_one_each("timestep", timestep, len(samples))
     if can_be_read(timestep) and not bool((timestep >= 0).all()):
         raise ValueError(f"timestep is {show_short(timestep.tolist())}: take numbers from 0 to 999")
     return timestep.reshape(-1).expand(len(samples))
 
 
-def class_ids(class_labels: Any, samples: Tensor) -> Tensor:
+def read_class_ids(class_labels: Any, samples: Tensor) -> Tensor:
     """Class ids [B] for samples [B, ...], from one for each, or one for all; ValueError for what is none."""
-    ids = read_numbers("class_labels", class_labels, kinds=WHOLE, device=samples.device)
-    check_count("class_labels", ids, len(samples))
+    ids = read_tensor("class_labels", class_labels, kinds=WHOLE, device=samples.device)
+    check_one_each("class_labels", ids, len(samples))
     return ids.reshape(-1).long().expand(len(samples))
 
 
-def read_numbers(name: str, value: Any, *, kinds: str, device: torch.device) -> Tensor:
+def read_tensor(name: str, value: Any, *, kinds: str, device: torch.device) -> Tensor:
     """A tensor as it is, anything else as a tensor on the device; ValueError for what holds other things."""
     if isinstance(value, Tensor):
         if value.dtype == torch.bool or value.is_complex() or (kinds == WHOLE and value.is_floating_point()):
@@ -52,7 +52,7 @@ def wanted(kinds: str) -> str:
     return "whole numbers" if kinds == WHOLE else "numbers"
 
 
-def check_count(name: str, numbers: Tensor, samples: int) -> None:
+def check_one_each(name: str, numbers: Tensor, samples: int) -> None:
     if numbers.ndim > 1 or numbers.numel() not in (1, samples):
         raise ValueError(f"{name} has shape {tuple(numbers.shape)}: {samples} samples take 1 or {samples} in a row")
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from skipdit.models.adaln import AdaLNTransformer, frozen_table
 from skipdit.models.checks import check_frames, check_length
 from skipdit.models.fits import Size
-from skipdit.models.inputs import WHOLE, class_ids, per_sample, read_numbers
+from skipdit.models.inputs import WHOLE, per_sample, read_class_ids, read_tensor
 from skipdit.nn.blocks import xavier_linears
 from skipdit.nn.embeddings import sincos_1d, unpatchify
 from skipdit.nn.rooms import Seam
@@ -106,7 +106,7 @@ class Latte(AdaLNTransformer):
         batch, frames = len(hidden_states), hidden_states.shape[1] - num_images
         check_frames(frames, at_most=self.config.num_frames, num_images=num_images)
         if image_labels is not None:
-            image_labels = read_numbers("image_labels", image_labels, kinds=WHOLE, device=hidden_states.device).long()
+            image_labels = read_tensor("image_labels", image_labels, kinds=WHOLE, device=hidden_states.device).long()
         self.check_labels(class_labels, image_labels, num_images)
         pictures = rearrange(hidden_states, "b f c h w -> (b f) c h w")
         tokens = self.tokens(self.cast_input(pictures, self.x_embedder.proj))
@@ -114,7 +114,7 @@ class Latte(AdaLNTransformer):
         time = self.t_embedder(per_sample(timestep, hidden_states), dtype=stream.dtype)[:, None]
         video = time
         if class_labels is not None:
-            video = time + self.embed_classes(class_ids(class_labels, hidden_states))[:, None]
+            video = time + self.embed_classes(read_class_ids(class_labels, hidden_states))[:, None]
         spatial = video
         if num_images:
             stills = time if image_labels is None else time + self.embed_classes(image_labels)

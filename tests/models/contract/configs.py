@@ -50,8 +50,8 @@ class Configs(Subject):
         config = json.loads(path.read_text())
         layers = "depth" if "depth" in config else "num_layers"
         for change, message in (
-            ({"in_channels": 7}, r"sets in_channels 7, but its weights have \w+\.proj\.weight of 16x4x2x2"),
-            ({layers: 900}, rf"sets {layers} 900, but its weights have \w*blocks of "),
+            ({"in_channels": 7}, r"sets in_channels 7, which makes \w+\.proj\.weight 16x7x2x2, .* 16x4x2x2"),
+            ({layers: 900}, rf"sets {layers} 900, which makes \w*blocks \d+, but in its weights"),
             ({"in_channels": 10**9}, r"sets in_channels 1000000000, more than its weights of [\d,]+ bytes hold"),
             ({"in_channels": "4"}, r": in_channels is '4': \w+ takes a whole number"),
         ):
