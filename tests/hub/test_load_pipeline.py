@@ -188,7 +188,7 @@ BREAKAGES = {
     "a setting out of bounds": (lambda f: set_config(f, num_skips=9), "num_skips is 9: depth 4 has room for 0 to 2"),
     "a weight too few": (lambda f: set_weights(f, pos_embed=None), "1 missing: pos_embed"),
     "a weight too many": (lambda f: set_weights(f, surplus=torch.ones(1)), "1 unexpected: surplus"),
-    "another shape": (lambda f: set_weights(f, pos_embed=torch.ones(1, 9, 16)), "makes pos_embed 1x16x16, but in its weights it is 1x9x16"),
+    "another shape": (lambda f: set_weights(f, pos_embed=torch.ones(1, 9, 16)), "makes pos_embed 1x16x16"),
     "layers for another depth": (lambda f: set_config(f, depth=3, num_skips=1), "sets depth 3, which makes blocks 3"),
 }
 

@@ -66,7 +66,8 @@ def check_bounds(config: Mapping[str, Any], nbytes: int, where: Path) -> None:
     for name, value in config.items():
         for number in value if isinstance(value, list | tuple) else [value]:
             if nbytes and type(number) in (int, float) and number > nbytes:
-                raise ValueError(f"{where} sets {name} {value}, more than its weights of {nbytes:,} bytes hold: {REMEDY}")
+                bound = f"more than its weights of {nbytes:,} bytes hold"
+                raise ValueError(f"{where} sets {name} {value}, {bound}: {REMEDY}")
 
 
 def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
