@@ -3,6 +3,8 @@
 from operator import index
 from typing import Any
 
+from torch import Tensor
+
 from skipdit.nn.skips import FUSES
 
 MOST_PATCHES = 512 * 512  # 8,192 x 8,192 pixels, by an autoencoder and patches of 2
@@ -60,6 +62,12 @@ def show_short(value: Any) -> str:
     """A value on one line of an error."""
     line = " ".join(repr(value).split())
     return line if len(line) <= 60 else f"{line[:57]}..."
+
+
+def check_tensors(**values: Any) -> None:
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} is {show_short(value)}: give a tensor")
 
 
 def check_image(height: int, width: int, patch_size: int) -> None:

@@ -43,6 +43,7 @@ from skipdit.models.checks import (
     check_prediction_type,
     check_ratio,
     check_skips,
+    check_tensors,
 )
 from skipdit.models.fits import Size
 from skipdit.models.inputs import per_sample
@@ -450,6 +451,7 @@ def check_settings(config: Any) -> None:
 
 
 def check_text(name: str, states: Tensor, mask: Tensor, *, length: int) -> None:
+    check_tensors(**{name: states, f"the mask of {name}": mask})
     if states.shape[1] != length or mask.shape != states.shape[:2]:
         raise ValueError(
             f"{name} has shape {tuple(states.shape)} and its mask {tuple(mask.shape)}: this model takes {length}"

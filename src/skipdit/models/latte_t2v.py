@@ -32,6 +32,7 @@ from skipdit.models.checks import (
     check_length,
     check_prediction_type,
     check_skips,
+    check_tensors,
 )
 from skipdit.models.fits import Size
 from skipdit.models.inputs import per_sample
@@ -319,6 +320,7 @@ def per_picture(text: Tensor, *, frames: int, pictures: int) -> Tensor:
 
 
 def check_text(text: Tensor, mask: Tensor | None, *, num_images: int) -> None:
+    check_tensors(encoder_hidden_states=text, **({} if mask is None else {"encoder_attention_mask": mask}))
     wanted = "[B, S, C]" if num_images == 0 else f"[B, {1 + num_images}, S, C]"
     fits = text.ndim == 3 if num_images == 0 else text.ndim == 4 and text.shape[1] == 1 + num_images
     if not fits:

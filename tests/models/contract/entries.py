@@ -59,6 +59,14 @@ class Entries(Subject):
             with pytest.raises(ValueError, match=r"^hidden_states .* takes a tensor \[B, [^\n]*C=4[^\n]*$"):
                 sample(model, self.inputs(500) | {"hidden_states": wrong})
 
+    @pytest.mark.parametrize("wrong", ["a dog", [1.5, 2.5]])
+    def test_conditions_of_another_kind_are_refused_in_one_line(self, model, wrong):
+        names = self.inputs(500).keys() - {"hidden_states", "timestep", "image_meta_size", "style"}
+        assert names
+        for name in names:
+            with pytest.raises(ValueError, match=r"^[^\n]* is [^\n]*: give (a tensor|whole numbers)[^\n]*$"):
+                sample(model, self.inputs(500) | {name: wrong})
+
     def test_a_dtype_is_named_or_refused(self, model, tmp_path):
         model.save_pretrained(tmp_path)
         assert type(model).from_pretrained(tmp_path, torch_dtype="bf16").dtype == torch.bfloat16
