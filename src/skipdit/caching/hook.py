@@ -16,6 +16,7 @@ from functools import cache, partial
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.hooks.group_offloading import _GROUP_OFFLOADING
@@ -64,18 +65,22 @@ class Interface:
     scale: float = 1.0
     ascends: bool = False
 
-    def conditioning(self, inputs: dict[str, Any]) -> list[Tensor]:
+    def conditioning(self, inputs: dict[str, Any]) -> list[Any]:
+        """Tensors, by which a run is known, and other values, which must not change within it."""
         noise = [name for name, timestep in self.own_timesteps if not is_zero(inputs[timestep])]
         others = (self.sample, self.timestep, *self.changing, *noise)
         names = [name for name in inputs if name not in others] if self.constant is None else self.constant
-        return [each for each in tree_leaves([inputs.get(name) for name in names]) if isinstance(each, Tensor)]
+        return tree_leaves([inputs.get(name) for name in names])
 
     def noise_level(self, timestep: Tensor | float) -> float:
         """What all samples share, as a number; of one for each token the most noise counts.
 
-        Raises: ValueError where samples differ.
+        Raises: ValueError where samples differ, or for what is no number.
         """
-        values = timestep if isinstance(timestep, Tensor) else torch.tensor(timestep, dtype=torch.float64)
+        try:
+            values = timestep if isinstance(timestep, Tensor) else torch.as_tensor(timestep, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"timestep is {timestep!r}: give a number, or one for each sample") from None
         if values.ndim > 1:
             values = values.amin(-1) if self.ascends else values.amax(-1)
         if len(distinct := set(values.reshape(-1).tolist())) != 1:
@@ -157,8 +162,9 @@ class SkipCacheHook(ModelHook):
         is_needed = schedule.reads_timestep or self.forecaster.reads_timestep
         is_read = not costs_a_wait or is_needed or (place is None and context.step_index is None)
         now = Now(context.step_index, self.interface.noise_level(timestep) if is_read else None, place=place)
-        kind = kind_of(module, inputs, self.interface)
-        run = self.runs.take(context.name, [threading.current_thread(), *table, *conditioning], now, kind)
+        kind = kind_of(module, inputs, self.interface, [each for each in conditioning if not isinstance(each, Tensor)])
+        tensors = [each for each in conditioning if isinstance(each, Tensor)]
+        run = self.runs.take(context.name, [threading.current_thread(), *table, *tensors], now, kind)
         if not run.plan:
             check_groups(module)
         self.warn_of(run, now, type(module).__name__)
@@ -270,11 +276,12 @@ def table_of(timestep: Any) -> tuple[list, int | None]:
     return ([table], timestep.storage_offset()) if table.nbytes() > timestep.itemsize else ([], None)
 
 
-def kind_of(module: torch.nn.Module, inputs: dict[str, Any], interface: Interface) -> Kind:
+def kind_of(module: torch.nn.Module, inputs: dict[str, Any], interface: Interface, values: list[Any]) -> Kind:
     first, *others = (each for each in tree_leaves(inputs[interface.sample]) if isinstance(each, Tensor))
     settings = [(name, value) for name, value in inputs.items() if isinstance(value, bool | int)]
     settings = [(name, value) for name, value in settings if name not in (interface.timestep, "return_dict")]
     settings += [("weights", next(module.parameters()).dtype), *(("shape", each.shape) for each in others)]
+    settings += [("value", each.tobytes() if isinstance(each, np.ndarray) else str(each)) for each in values]
     return Kind(first.shape, first.dtype, first.device, tuple(settings))
 
 

@@ -195,9 +195,15 @@ def test_threads_are_told_apart_call_by_call(stock):
     def meet(*_) -> None:
         barrier.wait()
 
+    @torch.no_grad()
+    def draw(calls):
+        return [tensors(model(**call)) for call in calls]
+
     attachment.layers[-1][0].register_forward_hook(meet)
+    conditions = {seed: stock.draw_conditions(seed) for seed in (1, 2)}
+    calls = [[stock.call(level, conditions[seed], seed=seed) for level in LEVELS] for seed in (1, 2)]
     with ThreadPoolExecutor(2) as pool:
-        runs = [pool.submit(run, model, stock, seed=seed) for seed in (1, 2)]
+        runs = [pool.submit(draw, each) for each in calls]
         outputs = [each.result() for each in runs]
     assert [all(equal(mine, alone)) for mine, alone in zip(outputs, expected)] == [True, True]
 

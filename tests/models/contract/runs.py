@@ -62,6 +62,22 @@ class CleanStarts(Subject):
             assert_equal(together[seed], self.run(self.cached(CONFIG), seed=seed))
         assert [stats.plan for stats in model.cache_stats().values()] == ["#..#."] * len(seeds)
 
+    def test_runs_in_turns_are_told_apart_by_lists_too(self):
+        """Where classes come as a list, a run is known by their values."""
+        model, together = self.cached(CONFIG), {1: [], 2: []}
+
+        def call(model, timestep, seed):
+            inputs = self.inputs(timestep, seed=seed)
+            labels = {name: value.tolist() for name, value in inputs.items() if name == "class_labels"}
+            return sample(model, inputs | labels | {"timestep": [timestep, timestep]})
+
+        for timestep in TIMESTEPS:
+            for seed in together:
+                together[seed].append(call(model, timestep, seed))
+        for seed in together:
+            alone = self.cached(CONFIG)
+            assert_equal(together[seed], [call(alone, timestep, seed) for timestep in TIMESTEPS])
+
     def test_a_batch_in_halves_is_what_it_is_as_a_whole(self):
         """Two halves at one timestep, each with conditions of its own that last."""
         model, whole = self.cached(CONFIG).double(), self.cached(CONFIG).double()
