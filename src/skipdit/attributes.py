@@ -11,7 +11,7 @@ def load_attribute(setting: str, path: str) -> Any:
     module, _, attribute = path.partition(":")
     try:
         return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ValueError(f"{setting} {path!r} cannot be imported ({error}): name a module:attribute") from None
 
 

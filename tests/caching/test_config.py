@@ -107,7 +107,10 @@ def test_settings_go_through_json_and_back(settings):
         ({"threshold": NAN}, "threshold is nan"),
         ({"threshold": 0.1, "interval": 2}, r"interval is 2 beside threshold is 0\.1"),
         ({"schedule": odd, "steps": (0,)}, r"steps is \(0,\) beside schedule is"),
-        ({"schedule": Interval(2)}, r"schedule is Interval\(interval=2\): give that number"),
+        ({"schedule": Guarded(EVERY_THIRD, retention=2)}, "schedule is Guarded.*: give what it is made of as settings"),
+        ({"schedule": SkipCacheConfig(interval=5).schedule}, "schedule is Guarded.*: give what it is made of"),
+        ({"schedule": ".x:y"}, "cannot be imported"),
+        ({"schedule": Interval(2)}, r"schedule is Interval\(interval=2\): give what it is made of as settings"),
         *(({"schedule": bad}, "schedule is .*: give a function of three .*, a Schedule") for bad in NO_SCHEDULES),
         *(({"forecast": bad}, "forecast is .*: give a function of three .*, a Forecaster") for bad in NO_FORECASTS),
         ({"forecast": "no.such.module:FOREIGN"}, "cannot be imported.*no"),
@@ -160,6 +163,11 @@ def test_the_published_preset_and_changes_to_it():
     preset = SkipCacheConfig.preset("class-to-image")
     assert preset == SkipCacheConfig(interval=2, branch=4, window=(20, 1000)) == PRESETS["class-to-image"]
     assert SkipCacheConfig.preset("class-to-image", interval=6) == replace(preset, interval=6)
+
+
+def test_a_change_to_a_preset_takes_the_place_of_what_it_contradicts():
+    assert SkipCacheConfig.preset("high", forecast="hold").order is None
+    assert SkipCacheConfig.preset("fast", threshold=0.1).interval is None
 
 
 def test_an_unknown_preset_lists_the_known():

@@ -54,12 +54,28 @@ def test_another_run_begins_where_inputs_change_or_the_step_does_not_follow(now,
     assert memory.begins_anew(now, kind) is anew
 
 
-@pytest.mark.parametrize("timesteps", [(0.0, 0.1, 0.1, 0.4, 1.0), (1, 21, 41, 981), (999, 979, 0)])
+@pytest.mark.parametrize("timesteps", [(0.0, 0.1, 0.1, 0.4, 1.0), (1, 21, 41, 101), (999, 979, 900)])
 def test_the_first_two_timesteps_give_the_direction_of_a_run_that_is_known(timesteps):
     runs, thread, label = Runs(), Thread(), torch.zeros(2)
     first, *others = [step(runs, thread, label, timestep=t) for t in timesteps]
     assert all(run is first for run in others)
     assert step(runs, thread, label, timestep=timesteps[1]) is not first, "a timestep goes back"
+
+
+def test_a_step_several_times_as_wide_as_all_before_leads_into_another_run():
+    """Image to image with the caller's own tensors, after a run with them that was broken off (as of Z-Image)."""
+    runs, thread, text = Runs(), Thread(), torch.zeros(2)
+    first, *others = [step(runs, thread, text, timestep=t) for t in (900, 850, 800, 650)]
+    assert all(run is first for run in others)
+    assert step(runs, thread, text, timestep=40) is not first
+
+
+def test_a_step_index_alone_says_where_a_run_stands():
+    """Whatever the timesteps and their places are."""
+    runs, thread, text = Runs(), Thread(), torch.zeros(2)
+    places = ((0, 900), (300, 950), (10, 20), (11, 900))
+    ran = {step(runs, thread, text, step=i, place=place, timestep=t) for i, (place, t) in enumerate(places)}
+    assert len(ran) == 1
 
 
 def test_a_run_that_nothing_identifies_falls():
@@ -205,6 +221,6 @@ def test_the_newest_are_kept_and_the_most_bytes_counted():
 
 def test_what_is_remembered_of_one_timestep_is_replaced_by_what_comes_later_at_it():
     memory = Memory()
-    for value, timestep in enumerate((900, 800, 800)):
+    for value, timestep in enumerate((900, 800, 800.0003)):  # KDPM2 rounds
         memory.remember(Computed(timestep, None, torch.full((1,), float(value))), at_most=3)
-    assert [(each.timestep, each.deep.item()) for each in memory.past] == [(900, 0), (800, 2)]
+    assert [(each.timestep, each.deep.item()) for each in memory.past] == [(900, 0), (800.0003, 2)]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from skipdit.caching.config import SkipCacheConfig
-from skipdit.caching.hook import Interface, SkipCacheHook, SkipCacheMixin, argument_names
+from skipdit.caching.hook import Interface, SkipCacheHook, SkipCacheMixin, bind, find_other_cache, signature_of
 from skipdit.caching.layouts import LAYOUTS, Layout
 from skipdit.caching.memory import CacheStats
 from skipdit.caching.reuse import RunSeam
@@ -53,6 +53,8 @@ def attach(model: nn.Module, *, layers: Sequence[str] = (), layout: Layout | Non
     name = type(model).__name__
     if name in CROSSES_BESIDE:
         raise ValueError(f"{name} cannot be cached: {CROSSES_BESIDE[name]} passes by its layers and is not returned")
+    if layers and layout is not None:
+        raise ValueError("layers and layout given: a layout names the layers itself")
     if layers:
         lists = (layers,) if isinstance(layers, str) else tuple(layers)
         return Attachment(model, Layout(lists, Interface(**interface), has_skips=True), is_known=False)
@@ -74,7 +76,7 @@ class Attachment:
     """A model and its layers, with Skip-Cache on or off."""
 
     def __init__(self, model: nn.Module, layout: Layout, *, is_known: bool):
-        self.model, self.layout, self.is_checked = model, layout, is_known
+        self.model, self.layout, self.is_known = model, layout, is_known
         try:
             self.layers = layout.layers(model)
         except AttributeError as error:
@@ -83,9 +85,12 @@ class Attachment:
         self.parts = [(index, part) for index, layer in enumerate(self.layers) for part in layer]
         if len({id(part) for _, part in self.parts}) < max(1, len(self.parts)):
             raise ValueError(f"layers name {', '.join(layout.lists)}: none, or some twice; name each list once")
-        for name in (layout.interface.sample, layout.interface.timestep):
-            if name not in argument_names(type(model)):
-                raise ValueError(f"{type(model).__name__}.forward has no argument {name!r}: say sample= and timestep=")
+        known, interface = signature_of(type(model)).parameters, layout.interface
+        named = [interface.sample, interface.timestep, *(interface.constant or ())]
+        named += [] if is_known else interface.changing
+        if unknown := [name for name in named if name not in known]:
+            takes = ", ".join(list(known)[1:])
+            raise ValueError(f"{type(model).__name__}.forward has no argument {unknown[0]!r}: it takes {takes}")
         self.hook: AttachedHook | None = None
         model.skipdit_attachment = self
 
@@ -98,23 +103,32 @@ class Attachment:
     def enable_cache(self, config: SkipCacheConfig) -> None:
         """Turn Skip-Cache on. Raises: ValueError where a cache is on already, or the branch leaves no trunk."""
         self._check_attached()
+        if not isinstance(config, SkipCacheConfig):
+            raise ValueError(f"config is a {type(config).__name__}: give a SkipCacheConfig")
         if self.hook is not None or getattr(self.model, "is_cache_enabled", False):
             raise ValueError("a cache is on already: call disable_cache() first")
+        if (other := find_other_cache(self.model)) is not None:
+            raise ValueError(f"a cache is on already ({other}): remove its hooks first")
         if self.layout.loose and (config.branch == 0 or config.reads_shallow):
             takes = f"{type(self.model).__name__} takes a branch of at least 1, and hold or taylor"
             raise ValueError(f"branch is {config.branch}, forecast {config.forecast}: {takes}")
-        self.hook = AttachedHook(config, self)
-        self.hook.put_on(self.model)
+        hook, kinds = AttachedHook(config, self), [bypassing(type(part)) for _, part in self.parts]
+        hook.put_on(self.model)
+        self.hook = hook
         for index, (layer, part) in enumerate(self.parts):
             ends = part is self.layers[layer][0], part is self.layers[layer][-1]
-            part.__class__, part.skipdit_place = bypassing(type(part)), Place(self.hook, layer, index, *ends)
+            part.skipdit_place = Place(hook, layer, index, *ends, type(part))
+            part.__class__ = kinds[index]
 
     def disable_cache(self) -> None:
-        """Turn it off; the model is then as it was before."""
+        """Turn it off; the model is then as it was before. Raises: RuntimeError while another thread is in a call."""
         hook = self._check_on()
+        others = {each.ident for each in threading.enumerate()} - {threading.get_ident()}
+        if hook.open_calls & others:
+            raise RuntimeError("another thread is in a call of the model: turn the cache off when it has ended")
         for _, part in self.parts:
+            part.__class__ = part.skipdit_place.kind
             del part.skipdit_place
-            part.__class__ = type(part).__mro__[2]
         hook.take_off(self.model)
         self.hook = None
 
@@ -158,7 +172,8 @@ class AttachedHook(SkipCacheHook):
 
     def __init__(self, config: SkipCacheConfig, attachment: Attachment):
         super().__init__(config, attachment.layout.interface)
-        self.attachment, self.call = attachment, Call()
+        self.attachment, self.call, self.open_calls = attachment, Call(), set()
+        self.is_checked = attachment.is_known
         self.trunk = range(config.branch, attachment.depth - config.branch)
         self.bypassed = attachment.bypassed(config)
 
@@ -168,21 +183,28 @@ class AttachedHook(SkipCacheHook):
     @torch.compiler.disable
     def before(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         outside = self.attachment.layout.uncached_with
-        is_outside = outside and kwargs.get(outside) is not None
+        is_outside = outside and bind(module, args, kwargs)[outside] is not None
         self.lay(None if is_outside else self.open_seam(module, args, kwargs))
+        self.open_calls.add(threading.get_ident())
 
     @torch.compiler.disable
     def after(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        seam, self.call.seam, self.call.is_open = self.call.seam, None, False
+        seam = self.close()
         if output is None or seam is None:
             return
         if seam.deep is None:
             raise ValueError(f"layer {self.trunk.stop - 1} did not run: name only layers that run in each call")
-        if not self.attachment.is_checked:
+        if not self.is_checked:
             self.check_crossing(module, args, kwargs, seam, output)
         memory = seam.finish()
         memory.structures = seam.structures
         self.runs.put(memory)
+
+    def close(self) -> RunSeam | None:
+        """The call of this thread is over."""
+        seam, self.call.seam, self.call.is_open = self.call.seam, None, False
+        self.open_calls.discard(threading.get_ident())
+        return seam
 
     def lay(self, seam: RunSeam | None) -> None:
         """Lay a seam where the layers of this thread's call find it."""
@@ -195,7 +217,7 @@ class AttachedHook(SkipCacheHook):
         """Repeat the call without its trunk, which must change no bit, else raise ValueError: something passes by."""
         self.call.seam, self.call.next_part = seam, 0
         again = module.forward(*args, **kwargs)
-        self.call.seam, self.attachment.is_checked = None, True
+        self.call.seam, self.is_checked = None, True
         pairs = zip(tree_leaves(output), tree_leaves(again), strict=True)
         if not all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs):
             beside = "something that the layers change passes by them"
@@ -212,7 +234,7 @@ class AttachedHook(SkipCacheHook):
             raise ValueError(f"layer {layer} runs after a later one: name the layers in running order")
         self.call.next_part = place.part + 1
         if seam.reads_shallow and seam.deep is None and place.is_first and layer == self.trunk.start:
-            seam.decide(args[0] if args else kwargs[self.attachment.layout.interface.sample])
+            seam.decide(next(each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)))
         is_loose = self.attachment.layout.loose
         if is_loose and place.is_first and layer == self.trunk.stop:
             args = (join_loose(seam, *args),)
@@ -225,6 +247,8 @@ class AttachedHook(SkipCacheHook):
         if is_end:
             if self.forecaster.reads_shallow and getattr(output, "shape", None) != seam.shallow.shape:
                 raise ValueError(f"forecast {self.config.forecast} needs layers that return one tensor: take taylor")
+            if odd := [each for each in tree_leaves(output) if not isinstance(each, Tensor | int | float | None)]:
+                raise ValueError(f"layer {layer} returns a {type(odd[0]).__name__}: layers must return tensors")
             seam.deep = output
         return output
 
@@ -239,13 +263,14 @@ def join_loose(seam: RunSeam, joined: Tensor) -> Tensor:
 
 
 class Place(NamedTuple):
-    """Where a part stands: in which layer, which part of all, and whether the first or last of its layer."""
+    """Where a part stands: in which layer, which part of all, whether first or last of its layer; and its own class."""
 
     hook: AttachedHook
     layer: int
     part: int
     is_first: bool
     is_last: bool
+    kind: type[nn.Module]
 
 
 @dataclass(frozen=True)
@@ -272,7 +297,12 @@ class Bypassing:
     """What the class of a layer gains while a cache is on."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.skipdit_place.hook.run_part(self.skipdit_place, super().__call__, args, kwargs)
+        hook = self.skipdit_place.hook
+        try:
+            return hook.run_part(self.skipdit_place, super().__call__, args, kwargs)
+        except BaseException:  # PyTorch's hooks are told of errors, but not of Ctrl-C
+            hook.close()
+            raise
 
 
 @cache

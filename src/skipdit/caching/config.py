@@ -52,10 +52,7 @@ class SkipCacheConfig:
     schedule: str | Schedule | Callable | None = None
 
     def __post_init__(self) -> None:
-        # `dataclasses.replace` hands back the schedule that was made of the old settings.
-        own = own_schedule(self.schedule) if isinstance(self.schedule, Guarded) else self.schedule
-        if isinstance(own, OURS):
-            raise ValueError(f"schedule is {own}: give that number or those steps as a setting of its own")
+        own = self._take_schedule()
         own = None if own is None else load_function("schedule", own, Schedule)
         self._fill(window=as_tuple(self.window), steps=as_tuple(self.steps))
         if own is None and all(getattr(self, name) is None for name in LEADERS):
@@ -65,7 +62,7 @@ class SkipCacheConfig:
         self._check(own)
         ours = (make(getattr(self, name)) for name, make in LEADERS.items() if getattr(self, name) is not None)
         base = next(ours) if own is None else own
-        self._fill(schedule=Guarded(base, self.window, self.retention, self.max_cached))
+        self._fill(schedule=Guarded(base, self.window, self.retention, self.max_cached, of_settings=True))
 
     @classmethod
     def preset(cls, name: str, *, depth: int | None = None, **changes: Any) -> "SkipCacheConfig":
@@ -80,6 +77,10 @@ class SkipCacheConfig:
         if depth is not None and depth < PUBLISHED_DEPTH and PRESETS[name].branch:
             share = max(1, PRESETS[name].branch * depth // PUBLISHED_DEPTH)
             changes = {"branch": min(share, largest_branch(depth))} | changes
+        if any(leader in changes for leader in LEADERS):  # another one takes the place of the preset's
+            changes = dict.fromkeys(LEADERS) | changes
+        if changes.get("forecast", "taylor") != "taylor":
+            changes = {"order": None} | changes
         return replace(PRESETS[name], **changes)
 
     @classmethod
@@ -121,6 +122,14 @@ class SkipCacheConfig:
         """Raise ValueError where `branch` leaves no trunk in a model of `depth` layers."""
         if self.branch > (most := largest_branch(depth)):
             raise ValueError(f"branch is {self.branch}: a model of {depth} layers takes 0 to {most}")
+
+    def _take_schedule(self) -> Any:
+        """The caller's own schedule; `dataclasses.replace` hands back the one that was made of the old settings."""
+        given, has_settings = self.schedule, any(getattr(self, name) is not None for name in LEADERS)
+        is_handed_back = isinstance(given, Guarded) and given.of_settings and (has_settings or own_schedule(given))
+        if isinstance(given, (Guarded, *OURS)) and not is_handed_back:
+            raise ValueError(f"schedule is {given}: give what it is made of as settings, as interval=2")
+        return own_schedule(given) if is_handed_back else given
 
     def _fill(self, **values: Any) -> None:
         for name, value in values.items():

@@ -27,6 +27,7 @@ class Computed(NamedTuple):
     timestep: float | None
     shallow: Tensor | None
     deep: Tensor
+    writes: tuple[int | None, ...] = ()  # how often somebody had written into it when it was remembered
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from inspect import signature
+from inspect import Signature, signature
 from typing import Any
 
 import numpy as np
@@ -26,13 +26,15 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from skipdit.caching.config import SkipCacheConfig
-from skipdit.caching.memory import CacheStats, Kind, Memory, Runs
+from skipdit.caching.memory import IN_THREADS, CacheStats, Kind, Memory, Runs
 from skipdit.caching.reuse import RunSeam
 from skipdit.caching.schedule import Now
 
 HOOK_NAME = "skip_cache"
+CACHES_OF_DIFFUSERS = ("_cache", "pyramid_attention_broadcast", "taylorseer")  # in names of their modules
 DEFAULT_CONTEXT = CacheContext("default")
 LONELY_RUNS = 2  # of one call each, in a row: conditioning is new at each step
+VALUES = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device, np.ndarray, np.generic)
 REMEDY = "give each call of a run the same tensors, or open cache_context(name, step_index=i) with a name for each run"
 
 
@@ -66,14 +68,14 @@ class Interface:
     ascends: bool = False
 
     def conditioning(self, inputs: dict[str, Any]) -> list[Any]:
-        """Tensors, by which a run is known, and other values, which must not change within it."""
+        """Tensors and other objects, by which a run is known, and plain values, which must not change within it."""
         noise = [name for name, timestep in self.own_timesteps if not is_zero(inputs[timestep])]
-        others = (self.sample, self.timestep, *self.changing, *noise)
+        others = (self.sample, self.timestep, "return_dict", *self.changing, *noise)
         names = [name for name in inputs if name not in others] if self.constant is None else self.constant
         return tree_leaves([inputs.get(name) for name in names])
 
     def noise_level(self, timestep: Tensor | float) -> float:
-        """What all samples share, as a number; of one for each token the most noise counts.
+        """The noise level that all samples share. Where each token has its own, the noisiest counts.
 
         Raises: ValueError where samples differ, or for what is no number.
         """
@@ -153,18 +155,18 @@ class SkipCacheHook(ModelHook):
         schedule, context = self.config.schedule, self.contexts.context
         if context.num_inference_steps is not None:
             schedule.check_run(context.num_inference_steps)
-        inputs = dict(zip(argument_names(type(module)), args)) | kwargs
+        inputs = bind(module, args, kwargs)
         given = inputs[self.interface.timestep]
         timestep = given if context.timestep is None else context.timestep
-        table, place = table_of(given)
+        table, place = table_of(given) if context.step_index is None else ([], None)
         conditioning = self.interface.conditioning(inputs)
         costs_a_wait = isinstance(timestep, Tensor) and timestep.device.type != "cpu"
         is_needed = schedule.reads_timestep or self.forecaster.reads_timestep
         is_read = not costs_a_wait or is_needed or (place is None and context.step_index is None)
         now = Now(context.step_index, self.interface.noise_level(timestep) if is_read else None, place=place)
-        kind = kind_of(module, inputs, self.interface, [each for each in conditioning if not isinstance(each, Tensor)])
-        tensors = [each for each in conditioning if isinstance(each, Tensor)]
-        run = self.runs.take(context.name, [threading.current_thread(), *table, *tensors], now, kind)
+        kind = kind_of(module, inputs, self.interface, [each for each in conditioning if isinstance(each, VALUES)])
+        objects = [each for each in conditioning if not isinstance(each, VALUES)]
+        run = self.runs.take(context.name, [threading.current_thread(), *table, *objects], now, kind)
         if not run.plan:
             check_groups(module)
         self.warn_of(run, now, type(module).__name__)
@@ -177,7 +179,7 @@ class SkipCacheHook(ModelHook):
         if not cached and full > 1 and self.config.interval != 1:
             never = f"Skip-Cache never fired: all {full} steps computed the trunk"
             warn(f"{never}; widen the window, name fewer steps, or {REMEDY}")
-        last = max((stats.full + stats.cached for stats in ending), default=1) - 1
+        last = self.runs.last_step
         if ending and self.config.steps is not None and self.config.steps[-1] > last:
             warn(f"steps name step {self.config.steps[-1]}, but the run ended at step {last}: name fewer")
         return module
@@ -185,7 +187,7 @@ class SkipCacheHook(ModelHook):
     def warn_of(self, run: Memory, now: Now, model: str) -> None:
         """Say once why a run is not cached, or not told from another."""
         message = ""
-        if run.doubt and run.plan:
+        if run.doubt and (run.plan or run.doubt == IN_THREADS):
             message = f"{run.doubt}, so that every step computes: {REMEDY}"
         elif run.lonely_runs >= LONELY_RUNS:
             message = f"each call brings other conditioning tensors, so that nothing is cached: {REMEDY}"
@@ -264,8 +266,24 @@ def is_zero(timestep: Any) -> bool:
 
 
 @cache
-def argument_names(model: type) -> tuple[str, ...]:
-    return tuple(signature(model.forward).parameters)[1:]
+def signature_of(model: type) -> Signature:
+    return signature(model.forward)
+
+
+def bind(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by their names, with defaults. Raises: TypeError where `forward` would."""
+    bound = signature_of(type(module)).bind(module, *args, **kwargs)
+    bound.apply_defaults()
+    return dict(list(bound.arguments.items())[1:])
+
+
+def find_other_cache(model: torch.nn.Module) -> str | None:
+    """The name of a cache of diffusers on a module inside the model, however it was put there."""
+    registries = [getattr(inner, "_diffusers_hook", None) for inner in model.modules()]
+    hooks = [hook for each in registries if each is not None for hook in each.hooks.values()]
+    others = [hook for hook in hooks if not isinstance(hook, SkipCacheHook)]
+    found = [type(hook) for hook in others if any(word in type(hook).__module__ for word in CACHES_OF_DIFFUSERS)]
+    return found[0].__name__ if found else None
 
 
 def table_of(timestep: Any) -> tuple[list, int | None]:
@@ -279,7 +297,8 @@ def table_of(timestep: Any) -> tuple[list, int | None]:
 def kind_of(module: torch.nn.Module, inputs: dict[str, Any], interface: Interface, values: list[Any]) -> Kind:
     first, *others = (each for each in tree_leaves(inputs[interface.sample]) if isinstance(each, Tensor))
     settings = [(name, value) for name, value in inputs.items() if isinstance(value, bool | int)]
-    settings = [(name, value) for name, value in settings if name not in (interface.timestep, "return_dict")]
+    left_out = (interface.timestep, "return_dict", *interface.changing)
+    settings = [(name, value) for name, value in settings if name not in left_out]
     settings += [("weights", next(module.parameters()).dtype), *(("shape", each.shape) for each in others)]
     settings += [("value", each.tobytes() if isinstance(each, np.ndarray) else str(each)) for each in values]
     return Kind(first.shape, first.dtype, first.device, tuple(settings))

@@ -52,8 +52,10 @@ class Layout:
 
 def as_layers(found: nn.Module) -> list[tuple[nn.Module, ...]]:
     """A list of layers; a module that is no list is one layer, and a layer that holds parts is these."""
-    items = found if isinstance(found, nn.ModuleList) else [found]
-    return [as_parts(item) for item in items]
+    if isinstance(found, nn.ModuleDict):
+        found = found.values()
+    is_list = not isinstance(found, nn.Module) or isinstance(found, nn.ModuleList | nn.Sequential)
+    return [as_parts(item) for item in found] if is_list else [as_parts(found)]
 
 
 def as_parts(layer: nn.Module) -> tuple[nn.Module, ...]:

@@ -26,7 +26,9 @@ from skipdit.caching.schedule import Now, Plan
 MAX_RUNS = 8  # that keep tensors; MAX_KNOWN are told apart
 MAX_KNOWN = 64
 ROUNDING = 6e-4  # KDPM2 interpolates timesteps: those that should repeat rise by up to 0.0005 of the largest
+WIDE = 4  # times the widest step so far: no run goes so far in one
 JOINED = "runs in turns bring new conditioning to each step, or one began before its first step"
+IN_THREADS = "one conditioning is used in several threads"
 
 
 class Kind(NamedTuple):
@@ -72,6 +74,7 @@ class Memory:
     first_place: int | None = None
     timestep: float | None = None
     first: float | None = None
+    widest: float = 0.0  # step between timesteps
 
     plan: Plan = Plan()
     peak_bytes: int = 0
@@ -109,21 +112,25 @@ class Memory:
         """Whether a step belongs to another run: other inputs, or a step, a place or a timestep that does not follow.
 
         The first two timesteps give the direction; a run that nothing identifies falls. Second-order samplers repeat
-        timesteps, but never the first.
+        timesteps, but never the first. A step several times as wide as all before leads into another run.
         """
         if self.kind is None:
             return False
-        if kind != self.kind or (now.step is not None and now.step != self.step + 1):
-            return True
+        if kind != self.kind or now.step is not None:
+            return kind != self.kind or now.step != self.step + 1
         if None not in (now.place, self.place):
             so_far, step = self.place - self.first_place, now.place - self.place
             return abs(step) != 1 if so_far == 0 else step not in (0, 1 if so_far > 0 else -1)
         if None in (now.timestep, self.timestep):
             return False
-        rounding = ROUNDING * max(abs(now.timestep), abs(self.timestep), abs(self.first or 0))
+        step, rounding = now.timestep - self.timestep, self.rounding(now.timestep)
         so_far = float("-inf") if self.is_anonymous or self.first is None else self.timestep - self.first
-        turns = (now.timestep - self.timestep) * so_far < 0
-        return turns and min(abs(now.timestep - self.timestep), abs(so_far)) > rounding or now.timestep == self.first
+        turns = step * so_far < 0 and min(abs(step), abs(so_far)) > rounding
+        return turns or now.timestep == self.first or abs(step) > WIDE * self.widest > WIDE * rounding
+
+    def rounding(self, timestep: float) -> float:
+        """How far two timesteps of the run may lie apart and be the same."""
+        return ROUNDING * max(abs(timestep), abs(self.timestep or 0), abs(self.first or 0))
 
     def stands_at(self, now: Now) -> bool:
         """Whether a call is at the very step, place or timestep at which the run stands."""
@@ -131,14 +138,16 @@ class Memory:
 
     def remember(self, computed: Computed, *, at_most: int) -> None:
         """Keep the `at_most` newest; one of the same timestep is replaced (second-order samplers ask twice)."""
-        if self.past and computed.timestep is not None and self.past[-1].timestep == computed.timestep:
-            self.past.pop()
-        self.past = [*self.past, computed][-at_most:]
+        last = self.past[-1].timestep if self.past and computed.timestep is not None else None
+        is_again = last is not None and abs(last - computed.timestep) <= self.rounding(computed.timestep)
+        self.past = [*(self.past[:-1] if is_again else self.past), computed][-at_most:]
 
     def advance(self, now: Now, *, computes: bool) -> None:
         """Stand at a step that has been made, and count what is kept of it."""
         if not self.plan:
             self.first, self.first_place = now.timestep, now.place
+        elif None not in (now.timestep, self.timestep):
+            self.widest = max(self.widest, abs(now.timestep - self.timestep))
         self.step, self.timestep, self.place = now.step, now.timestep, now.place
         self.plan = Plan((*self.plan, computes))
         kept = tree_leaves((self.past, self.state, self.constants))
@@ -163,6 +172,7 @@ class Runs:
         self.memories: list[Memory] = []
         self.last: dict[str, CacheStats] = {}
         self.calls = 0
+        self.last_step = -1  # of the runs that ended last
         self.lock = threading.RLock()
 
     def take(self, name: str, tokens: Sequence[Any], now: Now, kind: Kind) -> Memory:
@@ -203,7 +213,7 @@ class Runs:
             return "two runs in turns share their conditioning"
         others = (run for run in self.memories if run.name == last.name and run.tokens[0]() is not tokens[0])
         if len(tokens) > 1 and any(is_same(run.tokens[1:], tokens[1:]) for run in others):
-            return "one conditioning is used in several threads"
+            return IN_THREADS
         began_before = last.is_joinable and last.is_left and len(last.plan) == 1 and now.step == 0
         return JOINED if now.step or began_before else ""
 
@@ -216,12 +226,16 @@ class Runs:
                 old.doubt = f"more than {MAX_RUNS} runs are under way"
 
     def end(self, thread: object) -> dict[str, CacheStats]:
-        """End the runs of a thread that were used since the last used one began: one inside another ends alone."""
+        """End the runs of a thread that were used after the last used run began.
+
+        So a pipeline that is called in another one's callback ends alone.
+        """
         with self.lock:
             mine = [run for run in self.memories if run.tokens[0]() is thread]
             ending = [run for run in mine if run.last_call >= mine[-1].first_call]
             self.memories = [run for run in self.memories if run not in ending and not run.is_left]
             self.last = named_stats(ending) or self.last
+            self.last_step = max((run.step for run in ending), default=-1)
             return named_stats(ending)
 
     def stats(self) -> dict[str, CacheStats]:

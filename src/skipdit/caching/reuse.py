@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from skipdit.caching.forecast import Computed, Forecaster
-from skipdit.caching.memory import Kind, Memory
+from skipdit.caching.memory import Kind, Memory, count_writes
 from skipdit.caching.schedule import Guarded, Now
 
 __all__ = ["Kind", "Memory", "Now", "RunSeam"]
@@ -63,7 +63,8 @@ class RunSeam:
         memory, now = self.memory, self.now
         if self.computes:
             timestep = now.timestep if self.forecaster.reads_timestep else None
-            memory.remember(Computed(timestep, self.shallow, self.deep), at_most=self.forecaster.memory)
+            writes = count_writes(tree_leaves(self.deep))
+            memory.remember(Computed(timestep, self.shallow, self.deep, writes), at_most=self.forecaster.memory)
         memory.constants = self.constants
         memory.advance(now, computes=self.computes)
         if self.schedule.ends_reuse(now.timestep):
@@ -74,12 +75,25 @@ class RunSeam:
 def forecast_leaves(
     forecaster: Forecaster, past: Sequence[Computed], timestep: float | None, shallow: Tensor | None
 ) -> Any:
-    """The forecast of each tensor in the remembered structures; what is no tensor of numbers stays as it was last."""
+    """The forecast of each tensor in the remembered structures; what is no tensor of numbers stays as it was last.
+
+    Raises: ValueError where somebody wrote into a remembered tensor, or where a forecast is no tensor like it.
+    """
+    if any(step.writes != count_writes(tree_leaves(step.deep)) for step in past):
+        raise ValueError("what Skip-Cache remembers was written into: clone outputs before you change them in place")
     leaves, (*_, structure) = zip(*(tree_flatten(step.deep) for step in past), strict=True)
-    predicted = [
-        forecaster.predict([step._replace(deep=leaf) for step, leaf in zip(past, each)], timestep, shallow)
-        if isinstance(each[-1], Tensor) and each[-1].is_floating_point()
-        else each[-1]
-        for each in zip(*leaves, strict=True)
-    ]
+    predicted = []
+    for each in zip(*leaves, strict=True):
+        predicted.append(each[-1])
+        if isinstance(each[-1], Tensor) and each[-1].is_floating_point():
+            known = [step._replace(deep=leaf) for step, leaf in zip(past, each)]
+            predicted[-1] = forecaster.predict(known, timestep, shallow)
+            check_forecast(predicted[-1], each[-1])
     return tree_unflatten(predicted, structure)
+
+
+def check_forecast(forecast: Any, like: Tensor) -> None:
+    wanted = (like.shape, like.dtype, like.device)
+    given = (forecast.shape, forecast.dtype, forecast.device) if isinstance(forecast, Tensor) else type(forecast)
+    if given != wanted:
+        raise ValueError(f"forecast returned {given}: it must be a tensor like the remembered one, {wanted}")

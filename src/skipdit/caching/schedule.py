@@ -12,10 +12,11 @@ A schedule that reads no feature is data: it can be written down ("#.#.##") and 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 
@@ -115,6 +116,7 @@ class Guarded(Schedule):
     window: tuple[float, float] | None = None
     retention: int | None = None
     max_cached: int | None = None
+    of_settings: bool = field(default=False, compare=False, repr=False)  # made by a `SkipCacheConfig`
 
     def __post_init__(self) -> None:
         window = self.window if isinstance(self.window, tuple) else (self.window,)
@@ -134,6 +136,8 @@ class Guarded(Schedule):
 
     def __call__(self, now: Now, shallow: Tensor | None, state: dict[str, Any]) -> bool:
         computes = self.base(now, shallow, state)
+        if not isinstance(computes, bool | Tensor | np.bool_):
+            raise ValueError(f"schedule returned {computes!r} at step {now.step}: it must return True or False")
         if self.window is not None:
             stop, start = self.window
             computes = computes or now.timestep >= start or (now.previous is not None and now.previous <= stop)

@@ -10,6 +10,8 @@ import diffusers
 import diffusers.hooks
 import pytest
 import torch
+from diffusers import MotifVideoTransformer3DModel
+from diffusers.models.transformers.transformer_rfd4_proteina import RFD4ProteinaTransformer
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._pytree import tree_leaves
@@ -431,7 +433,7 @@ def test_an_unknown_class_is_cached_by_its_layers_and_checked_at_its_first_call(
     model, uncached = Plain(), Plain()
     with pytest.raises(ValueError, match=r"Plain is unknown: name its layers .*, as layers=\('blocks',\)"):
         attach(model)
-    with pytest.raises(ValueError, match="has no argument 'hidden_states': say sample= and timestep="):
+    with pytest.raises(ValueError, match="has no argument 'hidden_states': it takes x, time, y"):
         attach(model, layers=("blocks",), timestep="time")
     attachment = attach(model, layers="blocks", sample="x", timestep="time")
     attachment.enable_cache(SkipCacheConfig(interval=2))
@@ -441,6 +443,70 @@ def test_an_unknown_class_is_cached_by_its_layers_and_checked_at_its_first_call(
         expected = [uncached(torch.full((1, 3), 0.1 * i), torch.tensor([100 - i]), y) for i in range(3)]
     assert [torch.equal(a, b) for a, b in zip(outputs, expected)] == [True, False, True]
     assert attachment.cache_stats()["default"].plan == "#.#"
+
+
+class Described:
+    """Conditioning that is no tensor, and says nothing of what is in it."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __repr__(self) -> str:
+        return "Described"
+
+
+def test_conditioning_of_any_kind_tells_runs_apart():
+    """Objects by their identity, values by what they are, behind *args too."""
+
+    class Conditioned(Plain):
+        def forward(self, x, time, *given):
+            return super().forward(x, time, sum(each.tensor if isinstance(each, Described) else each for each in given))
+
+    pairs = [(torch.ones(1, 3), torch.full((1, 3), 2.0)), (Described(torch.ones(1, 3)), Described(torch.zeros(1, 3)))]
+    for one, other in [*pairs, (1.0, 2.0)]:
+        model = Conditioned()
+        attachment = attach(model, layers="blocks", sample="x", timestep="time")
+        attachment.enable_cache(SkipCacheConfig(interval=9))
+        calls = [(900, one), (800, one), (600, other), (500, other)]
+        with torch.no_grad():
+            for level, given in calls:
+                model(torch.ones(1, 3), torch.tensor([float(level)]), 0.0, given)
+        assert sorted(stats.plan for stats in attachment.cache_stats().values())[-1] == "#."
+        assert all(len(stats.plan) <= 2 for stats in attachment.cache_stats().values())
+
+
+def test_ctrl_c_inside_a_layer_leaves_no_seam_behind():
+    """A layer that is called by itself afterwards runs, and a later call of `forward` computes."""
+    model, attachment = cached(PIXART, interval=2)
+    conditions = PIXART.draw_conditions()
+    run(model, PIXART, levels=LEVELS[:1], conditions=conditions)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    failing = attachment.layers[-1][0].register_forward_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, PIXART, levels=LEVELS[1:2], conditions=conditions)
+    failing.remove()
+    assert attachment.hook.call.seam is None
+    other = PIXART.draw_conditions(5)
+    with torch.no_grad(), pytest.warns(UserWarning, match="layers run in a method of the model"):
+        outputs = tensors(model.forward(**PIXART.call(700.0, other)))
+    assert all(equal([outputs], run(PIXART.build(), PIXART, levels=(700.0,), conditions=other)))
+
+
+def test_each_branch_is_checked():
+    """The first layer writes into what it is given, so that no branch but 0 remembers what the trunk returned."""
+    model = Plain(leak="late")
+    attachment = attach(model, layers="blocks", sample="x", timestep="time")
+    call = {"x": torch.ones(1, 3), "time": torch.tensor([100]), "y": torch.ones(1, 3)}
+    attachment.enable_cache(SkipCacheConfig(interval=2, branch=0))
+    with torch.no_grad():
+        model(**call)
+    attachment.disable_cache()
+    attachment.enable_cache(SkipCacheConfig(interval=2, branch=1))
+    with torch.no_grad(), pytest.raises(ValueError, match="something that the layers change passes by"):
+        model(**call)
 
 
 @pytest.mark.parametrize("leak", ["beside", "order"])
@@ -464,9 +530,10 @@ class Plain(nn.Module):
 
     def forward(self, x, time, y):
         beside = y
-        for block in reversed(self.blocks) if self.leak == "order" else self.blocks:
+        for index, block in enumerate(reversed(self.blocks) if self.leak == "order" else self.blocks):
             x = block(x + beside)
-            beside = beside + x if self.leak == "beside" else y
+            changes = self.leak == "beside" or (self.leak == "late" and index == 1)
+            beside = beside + x if changes else beside
         return x * time
 
 
@@ -478,6 +545,9 @@ def test_misuse_is_one_line():
         (lambda: attach(diffusers.DDIMScheduler()), "model is a DDIMScheduler: give a pipeline's transformer"),
         (lambda: attach(torch.compile(model)), "model is a OptimizedModule: .* compile it afterwards"),
         (lambda: attach(model, timestep="t"), "timestep given without layers"),
+        (lambda: attach(model, layers="transformer_blocks", layout=LAYOUTS["UViT"]), "a layout names the layers itself"),
+        (lambda: attach(model, layers=("transformer_blocks",), changing=("txt",)), "has no argument 'txt': it takes"),
+        (lambda: attach(model, layers=("transformer_blocks",), constant=("txt",)), "has no argument 'txt': it takes"),
         (lambda: attach(DiT(sample_size=8, hidden_size=16, depth=4, num_heads=2)), "has Skip-Cache itself"),
         (lambda: detach(model), "is not attached: nothing to detach"),
     ]:
@@ -489,6 +559,7 @@ def test_misuse_is_one_line():
         (lambda: attachment.enable_cache(SkipCacheConfig(branch=3)), "branch is 3: a model of 6 layers takes 0 to 2"),
         (attachment.disable_cache, "is not on: call enable_cache"),
         (attachment.cache_stats, "is not on: call enable_cache"),
+        (lambda: attachment.enable_cache({"interval": 2}), "config is a dict: give a SkipCacheConfig"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()
@@ -515,8 +586,30 @@ def test_a_cache_of_diffusers_and_ours_refuse_one_another():
     with pytest.raises(ValueError, match="a cache is on already"):
         attachment.enable_cache(SkipCacheConfig())
     model.disable_cache()
-    attachment.enable_cache(SkipCacheConfig(interval=1))
-    assert all(equal(run(model, FLUX), run(FLUX.build(), FLUX)))
+    diffusers.hooks.apply_first_block_cache(model, diffusers.hooks.FirstBlockCacheConfig(threshold=0.1))
+    with pytest.raises(ValueError, match=r"a cache is on already \(FBC"):
+        attachment.enable_cache(SkipCacheConfig())
+
+
+@pytest.mark.parametrize("kind", [RFD4ProteinaTransformer, MotifVideoTransformer3DModel])
+def test_a_class_of_diffusers_where_something_passes_by_is_refused_by_name(kind):
+    with torch.device("meta"), pytest.raises(ValueError, match="cannot be cached: .* passes by its layers"):
+        attach(kind.__new__(kind))
+
+
+def test_a_batch_that_changes_within_a_run_begins_another():
+    """Z-Image's cfg_truncation ends guidance, which halves the batch."""
+    model, attachment = cached(PIXART, interval=3)
+    conditions = PIXART.draw_conditions()
+    halved = {name: value[:1] if isinstance(value, torch.Tensor) else value for name, value in conditions.items()}
+    run(model, PIXART, levels=LEVELS[:2], conditions=conditions)
+    uncached = PIXART.build()
+    with torch.no_grad():
+        for level in LEVELS[2:4]:
+            call = PIXART.call(level, halved) | {"hidden_states": torch.ones(1, 4, 8, 8)}
+            call["timestep"] = call["timestep"][:1].clone()
+            outputs = [tensors(each(**call)) for each in (model, uncached)]
+            assert equal(outputs[:1], outputs[1:]) == [level == LEVELS[2]]
 
 
 def test_a_layer_keeps_its_class_by_name_and_kind():

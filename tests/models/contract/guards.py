@@ -63,6 +63,26 @@ class Guards(Subject):
             self.run(model)
             model._reset_stateful_cache()
 
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"forecast": lambda past, timestep, shallow: None}, "forecast returned .*NoneType.*must be a tensor like"),
+            ({"forecast": lambda past, timestep, shallow: past[-1].deep[:1]}, "forecast returned"),
+            ({"forecast": lambda past, timestep, shallow: past[-1].deep.double()}, "forecast returned"),
+            ({"schedule": lambda now, shallow, state: None}, "schedule returned None at step 0: .* True or False"),
+            ({"schedule": lambda now, shallow, state: "no"}, "schedule returned 'no'"),
+        ],
+    )
+    def test_what_a_function_must_not_return_is_refused(self, model, settings, message):
+        model.enable_cache(SkipCacheConfig(**settings))
+        with pytest.raises(ValueError, match=message):
+            self.run(model)
+
+    def test_a_forecast_that_writes_into_what_is_remembered_is_refused(self, model):
+        model.enable_cache(SkipCacheConfig(interval=9, forecast=lambda past, *_: past[-1].deep.mul_(0.5)))
+        with pytest.raises(ValueError, match="remembers was written into: clone"):
+            self.run(model)
+
     def test_timesteps_that_differ_within_a_batch_are_refused(self):
         model = self.cached(SkipCacheConfig())
         with pytest.raises(ValueError, match=r"differ.*\[700, 900\].*one timestep a call"):
