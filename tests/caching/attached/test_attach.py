@@ -545,7 +545,7 @@ def test_misuse_is_one_line():
         (lambda: attach(diffusers.DDIMScheduler()), "model is a DDIMScheduler: give a pipeline's transformer"),
         (lambda: attach(torch.compile(model)), "model is a OptimizedModule: .* compile it afterwards"),
         (lambda: attach(model, timestep="t"), "timestep given without layers"),
-        (lambda: attach(model, layers="transformer_blocks", layout=LAYOUTS["UViT"]), "a layout names the layers itself"),
+        (lambda: attach(model, layers="transformer_blocks", layout=LAYOUTS["UViT"]), "a layout names the layers"),
         (lambda: attach(model, layers=("transformer_blocks",), changing=("txt",)), "has no argument 'txt': it takes"),
         (lambda: attach(model, layers=("transformer_blocks",), constant=("txt",)), "has no argument 'txt': it takes"),
         (lambda: attach(DiT(sample_size=8, hidden_size=16, depth=4, num_heads=2)), "has Skip-Cache itself"),
