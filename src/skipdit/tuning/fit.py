@@ -110,6 +110,4 @@ def solve_ridge(columns: list[Tensor], target: Tensor, *, ridge: float = RIDGE) 
 
 def check_finite(output: Tensor, timestep: Tensor | float) -> None:
     if not output.isfinite().all():
-        raise ValueError(
-            f"the model's output at timestep {float(timestep):g} has NaN or infinity: draw in float32, or mend the model"
-        )
+        raise ValueError(f"the model's output at timestep {float(timestep):g} has NaN or infinity: draw in float32")

@@ -12,7 +12,7 @@ The surrogate is optimistic by up to 14 dB, so true rollouts decide.
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -60,8 +60,10 @@ def interpolated(known: Tensor, values: Tensor, steps: int) -> Tensor:
     return torch.from_numpy(np.stack(columns, axis=1))
 
 
-def decibels(x: Tensor, reference: Tensor) -> float:
-    """How near x_S comes to the teacher's, the mean over samples of their PSNR."""
+def decibels(x: Tensor, reference: Tensor, *, pixels: bool = False) -> float:
+    """How near x_S comes to the teacher's, the mean over samples of their PSNR; pixels are shown in [-1, 1] alone."""
+    if pixels:
+        x, reference = x.clamp(-1, 1), reference.clamp(-1, 1)
     errors = (x.float() - reference.float()).flatten(1).pow(2).mean(1).clamp_min(1e-20)
     return (20 * math.log10(PEAK) - 10 * errors.log10()).mean().item()
 
@@ -74,14 +76,14 @@ def aimed(fitter: Fitter, computed: Sequence[int]) -> Fitter:
     return other
 
 
-def play(fitter: Fitter, surrogate: Surrogate, computed: Sequence[int], begun: tuple) -> float:
-    """What the surrogate expects of some steps, corrections fitted: decibels."""
+def play(fitter: Fitter, surrogate: Surrogate, computed: Sequence[int], begun: tuple) -> Tensor:
+    """Where the surrogate expects some steps to end, corrections fitted: x_S."""
     fitter = aimed(fitter, computed)
     fitter.set_timesteps(*begun[0], **begun[1])
     x = surrogate.teacher.states[0]
     for i, t in zip(fitter.computed, fitter.timesteps):
         x = fitter.step(surrogate.output(i, x), t, x, return_dict=False)[0]
-    return decibels(x, surrogate.teacher.end)
+    return x
 
 
 def starts(calls: int, steps: int) -> list[Computed]:
@@ -122,40 +124,49 @@ def climb(
 
 @dataclass
 class Search:
-    """The search for one number of calls. `roll(computed)` is a true rollout of a plan fitted along it."""
+    """The search for one number of calls.
+
+    `roll(computed)` is a true rollout of a plan that is fitted along it; `is_over()` is asked before each of them.
+    """
 
     fitter: Fitter
     teacher: Rollout
     begun: tuple
     roll: Callable[[Computed], Rollout]
+    pixels: bool = False
     seed: int = 0
+    is_over: Callable[[], bool] = lambda: False
+    on_score: Callable[[float], None] = lambda best: None
     scores: dict[Computed, float] = field(default_factory=dict)
-    rollouts: list[Rollout] = field(default_factory=list)
+    rollouts: dict[Computed, Rollout] = field(default_factory=dict)
 
-    def run(
-        self, calls: int, *, warm: Sequence[Computed] = (), on_best: Callable[[Mapping], None] | None = None
-    ) -> Computed:
-        """The best steps by true rollouts; `on_best` is told the scores after each of them."""
+    def run(self, calls: int, *, warm: Sequence[Computed] = ()) -> Computed:
+        """The best steps by true rollouts."""
         steps, random = len(self.teacher.states), Random(self.seed)
-        for computed in [*starts(calls, steps), *warm]:
-            self.try_truly(computed, on_best)
+        for computed in dict.fromkeys([*warm, *starts(calls, steps)]):
+            self.try_truly(computed)
         for _ in range(ROUNDS):
-            surrogate = learn_slopes(self.teacher, self.rollouts)
-            ranked = sorted(self.scores, key=self.scores.__getitem__)[-PARENTS:]
-            found = climb(
-                ranked, lambda computed: play(self.fitter, surrogate, computed, self.begun), steps,
-                evaluations=EVALUATIONS, random=random,
-            )  # fmt: skip
-            if found in self.scores:
+            found = climb(self.best(PARENTS), self.surrogate_score(), steps, evaluations=EVALUATIONS, random=random)
+            if found in self.scores or not self.try_truly(found):
                 break
-            self.try_truly(found, on_best)
-        return max(self.scores, key=self.scores.__getitem__)
+        return self.best(1)[0]
 
-    def try_truly(self, computed: Computed, on_best: Callable[[Mapping], None] | None) -> None:
-        if computed in self.scores:
-            return
-        rollout = self.roll(computed)
-        self.rollouts.append(rollout)
-        self.scores[computed] = decibels(rollout.end, self.teacher.end)
-        if on_best is not None:
-            on_best(self.scores)
+    def best(self, number: int) -> list[Computed]:
+        """The best few by true rollouts, best first."""
+        return sorted(self.scores, key=self.scores.__getitem__, reverse=True)[:number]
+
+    def surrogate_score(self) -> Callable[[Computed], float]:
+        surrogate = learn_slopes(self.teacher, list(self.rollouts.values()))
+        return lambda computed: self.score(play(self.fitter, surrogate, computed, self.begun))
+
+    def score(self, end: Tensor) -> float:
+        return decibels(end, self.teacher.end, pixels=self.pixels)
+
+    def try_truly(self, computed: Computed) -> bool:
+        """Roll out and learn, but where it is over; the first plan is always tried."""
+        if self.scores and self.is_over():
+            return False
+        self.rollouts[computed] = self.roll(computed)
+        self.scores[computed] = self.score(self.rollouts[computed].end)
+        self.on_score(max(self.scores.values()))
+        return True
