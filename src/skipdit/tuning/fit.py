@@ -1,9 +1,11 @@
 """Corrections in closed form, fitted along the rollout that they correct.
 
-    w_i = argmin |T_{i+1} - x^+ - R w|^2 + ridge |D w|^2,   R = [a_1, a_1 - a_2, a_2 - a_3, x_i],   D = diag(|R|)
+    w_i = argmin sum_b |T_{i+1} - x^+ - R w|_b^2 / |T_{i+1} - x^+|_b^2 + ridge |D w|^2
+    R   = [a_1, a_1 - a_2, a_2 - a_3, x_i],    D = diag(column norms)
 
-T is the teacher's trajectory; norms are over all pixels of all samples of a batch. Step i is fitted where the corrected
-steps before it have led, so that each fit sees the drift. The normal equations are solved in float64.
+T is the teacher's trajectory, b a sample of the batch. Each sample counts by its share of error that is left, since
+what is measured is the mean of decibels: one sample at a fork would rule the fit otherwise. Step i is fitted where the
+corrected steps before it have led, so that each fit sees the drift. The normal equations are solved in float64.
 """
 
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from torch import Tensor
 from skipdit.tuning.scheduler import TunedScheduler, base_config
 
 RIDGE = 1e-5
+SMALLEST_ERROR = 1e-12  # mean square, below which float32 knows nothing
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,10 @@ class Fitter(Recorder):
 
     def correct(self, i: int, x_plus: Tensor, x: Tensor) -> Tensor:
         a_1, a_2, a_3 = self.outputs
-        columns = [a_1, a_1 - a_2, a_2 - a_3, x.float()]
-        self.weights[i] = solve_ridge(columns, self.trajectory[i + 1].float() - x_plus.float())
+        target = self.trajectory[i + 1].float() - x_plus.float()
+        share = per_sample_scale(target)
+        columns = [share * column for column in (a_1, a_1 - a_2, a_2 - a_3, x.float())]
+        self.weights[i] = solve_ridge(columns, share * target)
         return super().correct(i, x_plus, x)
 
     def _corrects(self, i: int) -> bool:
@@ -106,6 +111,12 @@ def solve_ridge(columns: list[Tensor], target: Tensor, *, ridge: float = RIDGE) 
     matrix = matrix / norms[:, None]
     gram = matrix @ matrix.T + ridge * torch.eye(len(columns), dtype=torch.float64, device=matrix.device)
     return (torch.linalg.solve(gram, matrix @ target.double().flatten()) / norms).tolist()
+
+
+def per_sample_scale(error: Tensor) -> Tensor:
+    """1 / |error| of each sample, [B, 1, ...], in units of their mean."""
+    size = error.flatten(1).pow(2).mean(1).clamp_min(SMALLEST_ERROR).sqrt()
+    return (1 / size / (1 / size).mean()).reshape(-1, *[1] * (error.ndim - 1))
 
 
 def check_finite(output: Tensor, timestep: Tensor | float) -> None:
