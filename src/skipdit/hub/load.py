@@ -31,6 +31,7 @@ from skipdit.models.base import LongSkipModel
 from skipdit.pipelines import ClassToImagePipeline, ClassToVideoPipeline, PixelAutoencoder
 from skipdit.pipelines.schedulers import BETAS, HUNYUAN_V1_1, HUNYUAN_V1_2, LINEAR, Noise, make_scheduler
 from skipdit.spelling import did_you_mean
+from skipdit.tuning.plans import SavedPlan, read_plan
 
 EMBEDDED = (
     "fashion-skip", "fashion-dit", "moving-digits-skip", "moving-digits-latte", "captioned-digits-skip",
@@ -81,6 +82,7 @@ def load_pipeline(
     base: str | None = None,
     beta_end: float | None = None,
     weights: str | None = None,
+    plan: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> DiffusionPipeline:
@@ -105,6 +107,7 @@ def load_pipeline(
         beta_end: of the noise that the model was trained with. Left out, it is what the pipeline folder says or, for a
             model that comes without a pipeline, the published one of its version (`published_noise`).
         weights: which of a file that has several, as `load_model` takes it.
+        plan: folder of a plan that `skipdit tune` wrote; it brings scheduler and cache. Draw with its number of steps.
         dtype, device: of every part.
 
     Raises:
@@ -112,7 +115,7 @@ def load_pipeline(
         CheckpointError: what lies there is not a whole model, or not the whole of a part that it needs.
         OSError: a package that reads text is not installed.
     """
-    known = registry.REGISTRY.get(source)
+    known, tuned = registry.REGISTRY.get(source), None if plan is None else planned(plan, scheduler)
     if known is not None:
         check_parts(class_of(known), vae=vae, base=base)  # before anything is downloaded
         vae, base = known.parts.get("vae") if vae is None else vae, known.parts.get("base") if base is None else base
@@ -132,7 +135,18 @@ def load_pipeline(
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):  # not its own `to`, which warns of every dtype (diffusers 0.42)
             torch.nn.Module.to(part, device, dtype)
+    if tuned is not None:
+        tuned.warn_of_another(pipe)
+        tuned.use(pipe)
     return pipe
+
+
+def planned(plan: str | Path, scheduler: str | None) -> SavedPlan:
+    """The plan in a folder, or by its name among those of the package; ValueError for a scheduler beside it."""
+    if scheduler is not None:
+        raise ValueError(f"scheduler is {scheduler!r} beside plan {str(plan)!r}, which brings its own: leave it out")
+    own = embedded_folder("plans") / plan
+    return read_plan(own if own.exists() and not Path(plan).exists() else plan)
 
 
 def names_of_classes(source: str) -> dict[int, str] | None:

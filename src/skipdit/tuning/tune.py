@@ -84,6 +84,7 @@ class Calibrated:
     minutes: float | None = None
     on_best: Callable[[str], None] = lambda text: None
     stopped: bool = False
+    searched: float = 0.0  # seconds
 
     def is_over(self) -> bool:
         late = self.minutes is not None and time.perf_counter() - self.began > 60 * self.minutes
@@ -104,7 +105,9 @@ class Calibrated:
             if not search.scores:
                 raise
             self.stopped, computed = True, search.best(1)[0]
-        return search, self.fit(computed, len(self.task.calibration))[1]
+        plan = self.fit(computed, len(self.task.calibration))[1]
+        self.searched = time.perf_counter() - self.began
+        return search, plan
 
     def fit(self, computed: Computed, number: int) -> tuple[Rollout, TunedScheduler]:
         """A true rollout of the first so many samples, corrections fitted along it."""
@@ -273,7 +276,7 @@ def draw_exact(calibrated: Calibrated) -> Tensor | None:
 def cost(calibrated: Calibrated) -> dict[str, float]:
     """What teacher, search and fit took: in uncached batches of 8 samples, and in seconds."""
     batches = calibrated.calls / (calibrated.task.steps * BATCH)
-    return {"uncached_batches_of_8": round(batches, 2), "seconds": round(time.perf_counter() - calibrated.began, 1)}
+    return {"uncached_batches_of_8": round(batches, 2), "seconds": round(calibrated.searched, 1)}
 
 
 def words(rows, best: str, chosen: str, exactly: dict[str, float], task: Task) -> list[str]:
