@@ -70,7 +70,7 @@ def tune(config: Tune) -> "Tuned":
     from tqdm import tqdm
 
     from skipdit.tuning import tune as search
-    from skipdit.tuning.tune import calls_asked
+    from skipdit.tuning.task import calls_asked
 
     check_positive(config, "steps")
     check_seed(config.seed)

@@ -8,12 +8,12 @@ from skipdit.tuning.scheduler import TunedScheduler
 if TYPE_CHECKING:
     from skipdit.tuning.plans import SavedPlan, read_plan, write_plan
     from skipdit.tuning.samples import Sample, pipeline_draw, samples_of, split_subjects
-    from skipdit.tuning.tune import Task, Tuned, tune
+    from skipdit.tuning.task import Task, Tuned, tune
 
 PLACES = {  # imported when first asked for, since they bring pipelines and metrics along
     **dict.fromkeys(("SavedPlan", "read_plan", "write_plan"), "skipdit.tuning.plans"),
     **dict.fromkeys(("Sample", "pipeline_draw", "samples_of", "split_subjects"), "skipdit.tuning.samples"),
-    **dict.fromkeys(("Task", "Tuned", "tune"), "skipdit.tuning.tune"),
+    **dict.fromkeys(("Task", "Tuned", "tune"), "skipdit.tuning.task"),
 }
 __all__ = [
     "Sample", "SavedPlan", "Task", "Tuned", "TunedScheduler", "pipeline_draw", "read_plan", "samples_of",

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from skipdit.evaluation.pictures import HAIRLINE, INK, MUTED, PAPER, labelled_rows, save_png
-from skipdit.tuning.tune import REFERENCE, TUNED
+from skipdit.tuning.task import REFERENCE, TUNED
 
 WIDTH, MARGIN, ROW = 900, 46, 26
 SHOWN = 8  # samples
@@ -33,14 +33,14 @@ def chart(report: Mapping[str, Any]) -> Image.Image:
     draw, font, small = ImageDraw.Draw(image), ImageFont.load_default(15), ImageFont.load_default(13)
     draw.text((12, 12), report["words"][0], fill=INK, font=font)
     low, high = min(row["psnr"] for _, row in rows) - 3, max(row["psnr"] for _, row in rows) + 1
-    left, right = 190, WIDTH - 170
+    left, right = 190, WIDTH - 220
     for index, (name, row) in enumerate(rows):
         y, end = MARGIN + ROW * index, left + (right - left) * (row["psnr"] - low) / (high - low)
         draw.text((12, y + 3), name, fill=INK, font=small)
         draw.rectangle((left, y + 4, end, y + ROW - 6), fill=ACCENT if name == TUNED else HAIRLINE)
         reach = 2 * row["error"] * (right - left) / (high - low)
         draw.line((end - reach, y + ROW // 2 - 1, end + reach, y + ROW // 2 - 1), fill=INK)
-        draw.text((right + 14, y + 3), f"{row['psnr']:.1f} dB, {row['calls']} calls", fill=MUTED, font=small)
+        draw.text((right + 64, y + 3), f"{row['psnr']:.1f} dB, {row['calls']} calls", fill=MUTED, font=small)
     return image
 
 

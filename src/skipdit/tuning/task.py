@@ -9,8 +9,10 @@ hold out    other noise and other subjects, against every control               
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
@@ -29,7 +31,7 @@ from skipdit.tuning.held_out import (
 )
 from skipdit.tuning.samples import Draw, Sample
 from skipdit.tuning.scheduler import TunedScheduler, base_config
-from skipdit.tuning.search import Computed, Search
+from skipdit.tuning.search import Computed, Search, filled
 
 TUNED, REFERENCE = "tuned", "every step"
 FEWEST_SAMPLES, FEWEST_HELD_OUT = 4, 16
@@ -109,6 +111,12 @@ class Calibrated:
         self.searched = time.perf_counter() - self.began
         return search, plan
 
+    @cached_property
+    def references(self) -> tuple[Tensor, Tensor | None]:
+        """The held-out samples by every step of the own sampler, and by an accurate solver where one is known."""
+        own = Way(self.task.scheduler, self.task.steps, self.task.steps)
+        return draw_way(self.task, own, "the reference", self), draw_exact(self)
+
     def fit(self, computed: Computed, number: int) -> tuple[Rollout, TunedScheduler]:
         """A true rollout of the first so many samples, corrections fitted along it."""
         fitter = fitter_for(self.teacher, computed, first_samples(self.rollout, number).trajectory)
@@ -140,10 +148,13 @@ def tune(
     calls = calls_asked(task.steps, calls=calls, budget=budget, quality=quality)
     calibrated = calibrate(task, minutes=minutes, on_best=on_best)
     if quality is None:
-        search, plan = calibrated.search(calls, [computed for computed in warm if len(computed) == calls])
-    else:
-        search, plan = bisect_quality(calibrated, quality)
-    return hold_out(calibrated, search, plan)
+        return tune_calls(calibrated, calls, warm=[computed for computed in warm if len(computed) == calls])
+    return hold_out(calibrated, *bisect_quality(calibrated, quality))
+
+
+def tune_calls(calibrated: "Calibrated", calls: int, *, warm: Sequence[Computed] = ()) -> Tuned:
+    """The best plan of so many calls; one calibration serves several numbers."""
+    return hold_out(calibrated, *calibrated.search(calls, warm))
 
 
 def calls_asked(steps: int, *, calls: int | None, budget: float | None, quality: float | None) -> int | None:
@@ -199,24 +210,24 @@ def plan_of_fit(fitter: TunedScheduler, task: Task) -> TunedScheduler:
 
 def bisect_quality(calibrated: Calibrated, quality: float) -> tuple[Search, TunedScheduler]:
     """The fewest calls whose plan reaches a quality on the calibration samples, each search warmed by the last."""
-    low, high, found, warm, best = 0, calibrated.task.steps - 1, None, (), -float("inf")
-    while high - low > 0 and not calibrated.stopped:
-        calls = (low + high + 1) // 2 if found is None and low == 0 else (low + high) // 2
-        if calls in (low, 0):
-            break
-        search, plan = calibrated.search(calls, warm)
-        reached = max(search.scores.values())
-        best = max(best, reached)
-        if reached >= quality:
-            high, found = calls, (search, plan)
-        else:
-            low = calls
-        warm = ()
+    low, high, found, last, reached = 0, calibrated.task.steps, None, (), []
+    while high - low > 1 and not (calibrated.is_over() and found):
+        calls = (low + high) // 2
+        search, plan = calibrated.search(calls, warm=[resized(last, calls, calibrated.task.steps)] if last else [])
+        last = tuple(plan.computed)
+        reached.append(max(search.scores.values()))
+        low, high, found = (low, calls, (search, plan)) if reached[-1] >= quality else (calls, high, found)
     if found is None:
         raise ValueError(
-            f"quality is {quality:g} dB: {low} of {calibrated.task.steps} calls reach {best:.1f}, ask less"
+            f"quality is {quality:g} dB: {low} of {calibrated.task.steps} calls reach {reached[-1]:.1f}, ask less"
         )
     return found
+
+
+def resized(computed: Computed, calls: int, steps: int) -> Computed:
+    """A plan of another number of calls, as dense as this one everywhere."""
+    positions = np.interp(np.arange(calls) / calls, np.arange(len(computed) + 1) / len(computed), [*computed, steps])
+    return filled({round(position) for position in positions}, calls, steps)
 
 
 def hold_out(calibrated: Calibrated, search: Search, plan: TunedScheduler) -> Tuned:
@@ -224,8 +235,7 @@ def hold_out(calibrated: Calibrated, search: Search, plan: TunedScheduler) -> Tu
     task, calls = calibrated.task, len(plan.computed)
     ways = {TUNED: Way(plan, task.steps, calls)}
     ways |= controls_for(calibrated.teacher.base, calibrated.teacher.grid, calls, task.model)
-    own = draw_way(task, Way(task.scheduler, task.steps, task.steps), "the reference", calibrated)
-    exact = draw_exact(calibrated)
+    own, exact = calibrated.references
     reference = exact if task.reference == "fine" else own
     drawn = {name: draw_way(task, way, name, calibrated) for name, way in ways.items()}
     values = {name: psnr_of_samples(pictures, reference) for name, pictures in drawn.items()}

@@ -1,0 +1,117 @@
+"""How near the embedded models come to their own runs at half, a third and a quarter of the calls, tuned and not.
+
+Tunes a plan for each, on noise of seed 1, and holds it out on noise of seed 0 and other classes or prompts, beside
+every control (skipdit.tuning.held_out). Writes weights/plans/NAME-2x and so on, weights/tune-measured.json and the
+section in weights/README.md; a model that is left out keeps what was measured before.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from emoji import KNOWN, UNSEEN  # the script beside this one
+
+from skipdit.cli.bench import machine
+from skipdit.data.emoji import caption as emoji_caption
+from skipdit.data.moving_digits import DIGITS, DIRECTIONS, caption
+from skipdit.data.text import plain
+from skipdit.evaluation.section import write_section
+from skipdit.files import read_object, write_text
+from skipdit.hub import EMBEDDED, load_pipeline
+from skipdit.pipelines.draw import Settings
+from skipdit.tuning import Task, pipeline_draw, samples_of, split_subjects, write_plan
+from skipdit.tuning.task import calibrate, tune_calls
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+RECORD = WEIGHTS / "tune-measured.json"
+STEPS, BUDGETS = 50, (2, 3, 4)
+SHOWN = (
+    "tuned",
+    "DPM++ even in log-SNR",
+    "even, noise forecast",
+    "branch 0, taylor",
+    "branch 1, hold",
+    "branch 1, taylor",
+)
+
+
+def subjects(name: str, pipeline: Any) -> Sequence[int] | Sequence[str]:
+    """Classes, or prompts of one length, which a batch of LattePipeline must have."""
+    if name.startswith("emoji"):
+        return [emoji_caption(thing, "3d") for pair in zip(KNOWN, UNSEEN) for thing in pair]
+    if name.startswith("captioned"):
+        prompts = [caption(digit, way) for way in range(len(DIRECTIONS)) for digit in range(len(DIGITS))]
+        lengths = [len(ids) for ids in pipeline.tokenizer(plain(prompts)).input_ids]
+        usual = max(lengths, key=lengths.count)
+        return [prompt for prompt, length in zip(prompts, lengths) if length == usual]
+    return range(pipeline.transformer.config.num_classes)
+
+
+def task_of(name: str, *, samples: int, held_out: int) -> Task:
+    pipeline = load_pipeline(name, scheduler="ddim")
+    pipeline.set_progress_bar_config(disable=True)
+    scale = 2.0 if name.startswith("fashion") else 3.0
+    fitted, tested = split_subjects(subjects(name, pipeline))
+    return Task(
+        pipeline.scheduler, STEPS, pipeline_draw(pipeline, Settings(STEPS, scale)), samples_of(fitted, samples, seed=1),
+        samples_of(tested, held_out, seed=0), pipeline.transformer, scale,
+    )  # fmt: skip
+
+
+def measure(name: str, budgets: Sequence[int], *, samples: int, held_out: int) -> dict[str, Any]:
+    calibrated, reports = calibrate(task_of(name, samples=samples, held_out=held_out), minutes=None, on_best=print), {}
+    for budget in budgets:
+        began = time.perf_counter()
+        tuned = tune_calls(calibrated, STEPS // budget)
+        about = {"machine": machine(), "date": date.today().isoformat(), "samples": samples}
+        reports[f"{budget}x"] = tuned.report | about | {"seconds": round(time.perf_counter() - began, 1)}
+        write_plan(WEIGHTS / "plans" / f"{name}-{budget}x", tuned.way, tuned.report | about)
+        print(name, budget, *tuned.report["words"], sep="\n  ", flush=True)
+    return reports
+
+
+def table(record: dict[str, Any]) -> str:
+    """A line for each model and budget: the plan, the fewer steps, the other controls, and by how much it wins."""
+    titles = ("model", "calls", "tuned", "fewer steps", *SHOWN[1:], "better than the best control by")
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for name, reports in record.items():
+        for report in reports.values():
+            rows, best = report["held_out"], report["best_control"]
+            cells = [f"{rows[way]['psnr']:.1f}" for way in ("tuned", f"{report['calls']} steps", *SHOWN[1:])]
+            gain = f"{rows[best]['gain']:.1f} +- {rows[best]['gain_error']:.1f} ({best})"
+            lines.append(f"| {name} | {report['calls']} | {' | '.join(cells)} | {gain} |")
+    return "\n".join(lines)
+
+
+def caption_of(record: dict[str, Any]) -> str:
+    first = next(iter(next(iter(record.values())).values()))
+    where = "{platform} CPU, {threads} thread(s), torch {torch}".format(**first["machine"])
+    return (
+        f"PSNR in dB to the own {STEPS} DDIM steps, mean over {first['held_out_samples']} held-out samples, guidance"
+        f" 2.0, of clips and emoji 3.0; {where}, {first['date']}."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=list(EMBEDDED), choices=EMBEDDED)
+    parser.add_argument("--budgets", nargs="+", type=int, default=list(BUDGETS))
+    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--held-out", type=int, default=16)
+    asked = parser.parse_args()
+    for name in asked.models:
+        reports = measure(name, asked.budgets, samples=asked.samples, held_out=asked.held_out)
+        before = read_object(RECORD, remedy="remove it") if RECORD.exists() else {}
+        record = {each: before.get(each, {}) | (reports if each == name else {}) for each in EMBEDDED}
+        record = {each: reports for each, reports in record.items() if reports}
+        write_text(RECORD, json.dumps(record, indent=1) + "\n")
+        write_section(WEIGHTS / "README.md", "tuned", f"{caption_of(record)}\n\n{table(record)}")
+    print(table(record))
+
+
+if __name__ == "__main__":
+    main()
