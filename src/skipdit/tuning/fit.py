@@ -40,9 +40,16 @@ class Rollout:
 class Recorder(TunedScheduler):
     """A scheduler that keeps what passes through `step`, and how its run was begun."""
 
-    def set_timesteps(self, *arguments: Any, **settings: Any) -> None:
-        super().set_timesteps(*arguments, **settings)
-        self.begun = (arguments, settings)
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: torch.device | str | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> None:
+        """Pipelines look at the names of these arguments."""
+        super().set_timesteps(num_inference_steps, device, sigmas, mu)
+        self.begun = (num_inference_steps, device, sigmas, mu)
         self.states, self.model_outputs, self.end = [], [], None
 
     def step(self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, return_dict: bool = True) -> Any:

@@ -79,7 +79,7 @@ def aimed(fitter: Fitter, computed: Sequence[int]) -> Fitter:
 def play(fitter: Fitter, surrogate: Surrogate, computed: Sequence[int], begun: tuple) -> Tensor:
     """Where the surrogate expects some steps to end, corrections fitted: x_S."""
     fitter = aimed(fitter, computed)
-    fitter.set_timesteps(*begun[0], **begun[1])
+    fitter.set_timesteps(*begun)
     x = surrogate.teacher.states[0]
     for i, t in zip(fitter.computed, fitter.timesteps):
         x = fitter.step(surrogate.output(i, x), t, x, return_dict=False)[0]
