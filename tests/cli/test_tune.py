@@ -69,3 +69,17 @@ def test_a_plan_that_is_not_there_is_named(skipdit, larger):
     assert said.code == 2
     assert "nowhere/plan.json cannot be read" in said.complaint
     assert said.complaint.endswith("name a folder that `skipdit tune` wrote")
+
+
+def test_a_plan_is_shown_and_held_against_its_controls(skipdit, larger):
+    assert skipdit(f"tune {larger} {SHORT} --out plan").code == 0
+    shown = skipdit("plan plan")
+    assert shown.code == 0, shown.err
+    assert "calls              3 of 8 steps, guidance 1.5" in shown.out
+    assert "speed-up by calls  2.67x" in shown.out
+    told = skipdit(f"bench {larger} --plan plan --steps 8 --guidance-scale 1.5 --repeats 1 --warmup 0 --out bench.json")
+    assert told.code == 0, told.err
+    results = json.loads(Path("bench.json").read_text())["results"]
+    assert {"uncached", "tuned, 3 calls", "3 steps", "DPM++ even in log-SNR", "branch 1, hold"} < set(results)
+    assert results["tuned, 3 calls"]["full"] == 3
+    assert "PSNR to an accurate solution" in told.out

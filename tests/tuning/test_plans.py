@@ -10,7 +10,7 @@ from skipdit.hub import load_pipeline
 from skipdit.pipelines.schedulers import make_scheduler
 from skipdit.tuning import TunedScheduler, read_plan, write_plan
 from skipdit.tuning.fingerprint import fingerprint
-from skipdit.tuning.held_out import Way
+from skipdit.tuning.held_out import Candidate
 from skipdit.tuning.scheduler import base_config
 from tests.pipelines.tiny import latents_of, pipeline, tiny
 
@@ -31,7 +31,7 @@ def report_of(plan: TunedScheduler) -> dict:
 @pytest.fixture
 def folder(tmp_path):
     plan = plan_for(tiny())
-    write_plan(tmp_path / "plan", Way(plan, STEPS, 3), report_of(plan))
+    write_plan(tmp_path / "plan", Candidate(plan, STEPS, 3), report_of(plan))
     return tmp_path / "plan"
 
 
@@ -60,7 +60,7 @@ def test_load_pipeline_takes_a_plan(folder, tmp_path):
 
 
 def test_a_plan_of_a_cache_turns_it_on(tmp_path):
-    way = Way(make_scheduler("ddpm"), STEPS, 2, SkipCacheConfig(steps=(0, 3), branch=1))
+    way = Candidate(make_scheduler("ddpm"), STEPS, 2, SkipCacheConfig(steps=(0, 3), branch=1))
     write_plan(tmp_path, way, report_of(plan_for()))
     pipe = pipeline(tiny())
     read_plan(tmp_path).use(pipe)

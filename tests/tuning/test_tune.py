@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from skipdit.tuning import Task, TunedScheduler, samples_of, split_subjects, tune
-from skipdit.tuning.held_out import Way, mean_and_error, row
+from skipdit.tuning.held_out import Candidate, mean_and_error, row
 from skipdit.tuning.search import starts
 from skipdit.tuning.task import calls_asked, resized, searched_samples
 from tests.tuning.toy import STEPS, ideal, toy_draw, toy_task
@@ -149,7 +149,7 @@ def test_a_resized_plan_has_its_number_of_calls_and_starts_at_0(calls):
 def test_a_gain_is_paired():
     """Two ways that differ by the same everywhere have no error in their difference."""
     values = torch.tensor([30.0, 40.0, 50.0])
-    said = row(Way(None, 12, 4), values - 1, values)
+    said = row(Candidate(None, 12, 4), values - 1, values)
     assert (said["gain"], said["gain_error"]) == (1.0, 0.0)
     assert said["error"] == pytest.approx(10 / 3**0.5)
     assert mean_and_error(values) == (40.0, pytest.approx(10 / 3**0.5))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class Plan:
     """Print a schedule as #.#., its counts, its cost in layers and FLOPs and the speed-up to expect."""
 
+    tuned: Annotated[str | None, tyro.conf.Positional, left_out("PLAN")] = None
+    """a folder that `skipdit tune` wrote: print its steps and what was measured, instead of a schedule"""
     model: Annotated[str, tyro.conf.arg(metavar="NAME|FOLDER")] = "DiT-XL/2"
     """DiT-XL/2, Latte-XL/2 (XL, L, B or S over 2, 4 or 8) or LatteT2V, each with as many skips as there is room for;
     HunyuanDiT (version 1.2);
@@ -43,6 +45,9 @@ def command(arguments: Sequence[str]) -> None:
 def plan(config: Plan) -> None:
     from skipdit.evaluation.price import price
 
+    if config.tuned is not None:
+        print(described(config.tuned))
+        return
     if config.steps is not None and config.steps < 1:
         raise ValueError(f"steps is {config.steps}: a run has at least one step")
     model = model_on_meta(config.model)
@@ -61,6 +66,23 @@ def plan(config: Plan) -> None:
     print(f"predicted speed-up {cost.speedup(planned):.2f}x")
     if cache is None:
         print("uncached, as `skipdit sample` draws without --cache: give --cache for the published setting")
+
+
+def described(name: str) -> str:
+    """A tuned plan in words: its steps, its calls, and how it did on noise that it was not fitted to."""
+    from pathlib import Path
+
+    from skipdit.cli.tune import table
+    from skipdit.files import read_object
+    from skipdit.hub.load import planned
+    from skipdit.tuning.plans import REMEDY, REPORT
+
+    plan = planned(name, None)
+    report = read_object(Path(plan.name) / REPORT, remedy=REMEDY)
+    guidance = "" if plan.guidance_scale is None else f", guidance {plan.guidance_scale:g}"
+    lead = [f"calls              {plan.calls} of {plan.steps} steps{guidance}"]
+    lead += [f"speed-up by calls  {plan.steps / plan.calls:.2f}x"] if plan.cache is None else []
+    return "\n".join([*lead, "", table(report), "", *report["words"]])
 
 
 def scheduled(config: Plan, model: "LongSkipModel") -> "tuple[SkipCacheConfig | None, Planned]":

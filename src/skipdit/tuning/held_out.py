@@ -39,7 +39,7 @@ SPACINGS = {
 
 
 @dataclass(frozen=True)
-class Way:
+class Candidate:
     """One way to draw: a scheduler, the steps that the pipeline is asked for, the calls it makes, and a cache."""
 
     scheduler: SchedulerMixin
@@ -52,28 +52,28 @@ class Way:
         return nullcontext() if self.cache is None else caching(model, self.cache)
 
 
-def controls_for(base: SchedulerMixin, grid: list[float], calls: int, model: Any) -> dict[str, Way]:
+def controls_for(base: SchedulerMixin, grid: list[float], calls: int, model: Any) -> dict[str, Candidate]:
     """Everything that a plan of so many calls on a grid is held against."""
     steps, config = len(grid), base_config(base)
     even = even_steps(calls, steps)
-    ways = {f"{calls} steps": Way(base_from(config), calls, calls)}
+    ways = {f"{calls} steps": Candidate(base_from(config), calls, calls)}
     ways |= other_solvers(base, calls) if has_betas(base) else {}
-    ways["even, noise forecast"] = Way(TunedScheduler(config, grid, even), steps, calls)
+    ways["even, noise forecast"] = Candidate(TunedScheduler(config, grid, even), steps, calls)
     if isinstance(model, LongSkipModel) and calls < steps:
         for branch, forecast in ((0, "taylor"), (1, "hold"), (1, "taylor")):
             cache = SkipCacheConfig(steps=tuple(even), branch=branch, forecast=forecast)
-            ways[f"branch {branch}, {forecast}"] = Way(base_from(config), steps, calls, cache)
+            ways[f"branch {branch}, {forecast}"] = Candidate(base_from(config), steps, calls, cache)
     return ways
 
 
-def other_solvers(base: SchedulerMixin, calls: int) -> dict[str, Way]:
+def other_solvers(base: SchedulerMixin, calls: int) -> dict[str, Candidate]:
     noise = noise_of(base)
     made = {name: DPMSolverMultistepScheduler(**noise, **spacing) for name, spacing in SPACINGS.items()}
     made["UniPC"] = UniPCMultistepScheduler(**noise, timestep_spacing="trailing")
     ways = {}
     for name, scheduler in made.items():
         asked = calls + ends_outside(scheduler, calls)
-        ways[name] = Way(scheduler, asked, asked)
+        ways[name] = Candidate(scheduler, asked, asked)
     return ways
 
 
@@ -95,7 +95,7 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
     return values.mean().item(), error
 
 
-def row(way: Way, values: Tensor, tuned: Tensor) -> dict[str, Any]:
+def row(way: Candidate, values: Tensor, tuned: Tensor) -> dict[str, Any]:
     """What the table says of a way, in decibels, and by how much the plan is better, sample by sample."""
     (mean, error), (gain, gain_error) = mean_and_error(values), mean_and_error(tuned - values)
     return {

@@ -22,7 +22,7 @@ from skipdit.tuning.fingerprint import fingerprint
 from skipdit.tuning.scheduler import TunedScheduler
 
 if TYPE_CHECKING:
-    from skipdit.tuning.held_out import Way
+    from skipdit.tuning.held_out import Candidate
 
 PLAN, SCHEDULER, REPORT = "plan.json", "scheduler_config.json", "report.json"
 OURS = {"TunedScheduler": TunedScheduler, "DDIM": DDIM}
@@ -68,7 +68,7 @@ def check_prediction(plan: SavedPlan, pipeline: DiffusionPipeline) -> None:
         )
 
 
-def write_plan(folder: Path, way: "Way", report: dict[str, Any]) -> None:
+def write_plan(folder: Path, way: "Candidate", report: dict[str, Any]) -> None:
     """Write a plan and its report into a folder, which is made where it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     way.scheduler.save_pretrained(folder)

@@ -21,7 +21,7 @@ from skipdit.tuning.fine import fine_solver, has_betas
 from skipdit.tuning.fingerprint import fingerprint
 from skipdit.tuning.fit import Rollout, Teacher, fitter_for, teacher_for
 from skipdit.tuning.held_out import (
-    Way,
+    Candidate,
     best_control,
     check_pictures,
     controls_for,
@@ -68,7 +68,7 @@ class Task:
 class Tuned:
     """What is worth using: a scheduler for `steps` steps, or a cache, with what was measured and drawn."""
 
-    way: Way
+    way: Candidate
     report: dict[str, Any]
     pictures: dict[str, Tensor] = field(repr=False)
 
@@ -114,7 +114,7 @@ class Calibrated:
     @cached_property
     def references(self) -> tuple[Tensor, Tensor | None]:
         """The held-out samples by every step of the own sampler, and by an accurate solver where one is known."""
-        own = Way(self.task.scheduler, self.task.steps, self.task.steps)
+        own = Candidate(self.task.scheduler, self.task.steps, self.task.steps)
         return draw_way(self.task, own, "the reference", self), draw_exact(self)
 
     def fit(self, computed: Computed, number: int) -> tuple[Rollout, TunedScheduler]:
@@ -233,7 +233,7 @@ def resized(computed: Computed, calls: int, steps: int) -> Computed:
 def hold_out(calibrated: Calibrated, search: Search, plan: TunedScheduler) -> Tuned:
     """Draw the held-out samples in every way, and choose."""
     task, calls = calibrated.task, len(plan.computed)
-    ways = {TUNED: Way(plan, task.steps, calls)}
+    ways = {TUNED: Candidate(plan, task.steps, calls)}
     ways |= controls_for(calibrated.teacher.base, calibrated.teacher.grid, calls, task.model)
     own, exact = calibrated.references
     reference = exact if task.reference == "fine" else own
@@ -268,7 +268,7 @@ def distances(drawn: Mapping[str, Tensor], exact: Tensor) -> dict[str, float]:
     return {name: psnr_of_samples(pictures, exact).mean().item() for name, pictures in drawn.items()}
 
 
-def draw_way(task: Task, way: Way, name: str, calibrated: Calibrated) -> Tensor:
+def draw_way(task: Task, way: Candidate, name: str, calibrated: Calibrated) -> Tensor:
     calibrated.on_best(f"held out: {name}")
     with way.switched_on(task.model):
         return check_pictures(task.draw(way.scheduler, way.steps, task.held_out), name=name)
@@ -280,7 +280,7 @@ def draw_exact(calibrated: Calibrated) -> Tensor | None:
     if not has_betas(base):
         return None
     solver = fine_solver(base, calibrated.teacher.grid)
-    return draw_way(task, Way(solver, task.steps, task.steps), "an accurate solution", calibrated)
+    return draw_way(task, Candidate(solver, task.steps, task.steps), "an accurate solution", calibrated)
 
 
 def cost(calibrated: Calibrated) -> dict[str, float]:
