@@ -48,7 +48,8 @@ def test_it_writes_a_plan_that_sample_draws_by(skipdit, larger):
         ("", "nothing given: give one of calls, budget and quality"),
         ("--calls 3 --samples 3", "samples are 3: a fit needs at least 4"),
         ("--calls 3 --held-out 4", "held_out has 4 samples: a proof needs at least 16"),
-        ("--calls 3 --scheduler ddpm", "DDPMScheduler cannot be tuned: it draws noise at each step, which nothing"),
+        ("--calls 3 --scheduler ddpm", "scheduler is ddpm, which draws noise at each step: give --budget, by FLOPs"),
+        ("--calls 3 --scheduler heun", "HeunDiscreteScheduler cannot be tuned: its step is not one that free steps"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(skipdit, larger, flags, complaint):
@@ -76,10 +77,24 @@ def test_a_plan_is_shown_and_held_against_its_controls(skipdit, larger):
     shown = skipdit("plan plan")
     assert shown.code == 0, shown.err
     assert "calls              3 of 8 steps, guidance 1.5" in shown.out
-    assert "speed-up by calls  2.67x" in shown.out
+    uncached = json.loads(Path("plan/plan.json").read_text())["cache"] is None
+    assert ("speed-up by calls  2.67x" in shown.out) == uncached
     told = skipdit(f"bench {larger} --plan plan --steps 8 --guidance-scale 1.5 --repeats 1 --warmup 0 --out bench.json")
     assert told.code == 0, told.err
     results = json.loads(Path("bench.json").read_text())["results"]
-    assert {"uncached", "tuned, 3 calls", "3 steps", "DPM++ even in log-SNR", "branch 1, hold"} < set(results)
-    assert results["tuned, 3 calls"]["full"] == 3
+    assert {"uncached", "plan, 3 calls", "3 steps", "DPM++ even in log-SNR", "branch 1, hold"} < set(results)
+    assert results["plan, 3 calls"]["full"] == 3
     assert "PSNR to an accurate solution" in told.out
+
+
+def test_a_sampler_that_draws_noise_gets_a_cache(skipdit, larger):
+    told = skipdit(f"tune {larger} --steps 8 --budget 1.5x --scheduler ddpm --samples 4 --guidance-scale 2 --out plan")
+    assert told.code == 0, told.err
+    plan = json.loads(Path("plan/plan.json").read_text())
+    assert plan["cache"]["steps"][0] == 0
+    report = json.loads(Path("plan/report.json").read_text())
+    assert set(report["plan"]) == {"#", "."}
+    assert {each["cache"]["branch"] for each in report["searched"]} == {0, 1}
+    drawn = skipdit(f"sample {larger} --plan plan --guidance-scale 2 --out a.png")
+    assert drawn.code == 0, drawn.err
+    assert f"{len(plan['cache']['steps'])} full" in drawn.out

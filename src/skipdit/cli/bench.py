@@ -206,7 +206,7 @@ def planned_ways(config: Bench, pipeline: "DiffusionPipeline", sampling: "Sampli
     plan.warn_of_another(pipeline, guidance_scale=sampling.guidance_scale)
     base = getattr(plan.scheduler, "base", plan.scheduler)
     found = controls_for(base, timesteps_of(pipeline, plan.steps), plan.calls, pipeline.transformer)
-    ways = {f"tuned, {plan.calls} calls": Way(plan.steps, plan.cache, plan.scheduler)}
+    ways = {f"plan, {plan.calls} calls": Way(plan.steps, plan.cache, plan.scheduler)}
     return ways | {name: Way(each.steps, each.cache, each.scheduler) for name, each in found.items()}
 
 

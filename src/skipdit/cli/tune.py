@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from skipdit.tuning import Task, Tuned
 
 
+STOCHASTIC = ("ddpm", "dpm++-sde", "euler-a")
+
+
 @dataclass(frozen=True)
 class Tune:
     """Find which steps need a call of the model, correct the others, and hold the plan out against every control."""
@@ -37,7 +40,8 @@ class Tune:
     steps: int = 50
     """of the grid, and of the reference"""
     scheduler: Annotated[str, left_out("NAME", "(default: ddim)")] = "ddim"
-    """ddim, ddim-leading or dpm++, whose steps are deterministic"""
+    """ddim, ddim-leading or dpm++, whose steps are deterministic: some calls are left out; ddpm, dpm++-sde or euler-a,
+    which draw noise at each step: a Skip-Cache of --budget by FLOPs is searched"""
     classes: Annotated[tuple[int, ...], left_out("ID [ID ...]", "(default: all)")] = ()
     prompt: Annotated[tuple[str, ...], left_out("TEXT [TEXT ...]")] = ()
     prompts_file: Annotated[Path | None, left_out("FILE")] = None
@@ -70,6 +74,7 @@ def tune(config: Tune) -> "Tuned":
     from tqdm import tqdm
 
     from skipdit.tuning import tune as search
+    from skipdit.tuning.stochastic import tune_cache
     from skipdit.tuning.task import calls_asked
 
     check_positive(config, "steps")
@@ -77,13 +82,18 @@ def tune(config: Tune) -> "Tuned":
     check_place(device=config.device)
     asked = {"calls": config.calls, "budget": number(config, "budget", "x"), "quality": number(config, "quality", "dB")}
     calls_asked(config.steps, **asked)
+    if config.scheduler in STOCHASTIC and asked["budget"] is None:
+        raise ValueError(f"scheduler is {config.scheduler}, which draws noise at each step: give --budget, by FLOPs")
     pipeline = loaded(config)
     config.out.mkdir(parents=True, exist_ok=True)
     with tqdm(desc="tuning", unit="call", file=sys.stderr) as bar:
         task = task_of(config, pipeline, on_call=bar.update)
-        tuned = search(
-            task, **asked, minutes=config.minutes, warm=found_before(config, task), on_best=bar.set_postfix_str
-        )
+        if config.scheduler in STOCHASTIC:
+            tuned = tune_cache(task, budget=asked["budget"], on_best=bar.set_postfix_str, seed=config.seed)
+        else:
+            tuned = search(
+                task, **asked, minutes=config.minutes, warm=found_before(config, task), on_best=bar.set_postfix_str
+            )
     write(config, tuned)
     print(table(tuned.report))
     print("\n".join(["", *tuned.report["words"], f"{config.out}: the plan, report.json and report.png"]))
@@ -151,7 +161,7 @@ def found_before(config: Tune, task: "Task") -> list[tuple[int, ...]]:
     if not before or any(before.get(name) != value for name, value in same.items()):
         return []
     ranked = sorted(before["searched"], key=lambda each: -each["decibels"])
-    return [tuple(each["computed"]) for each in ranked[:2]]
+    return [tuple(each["computed"]) for each in ranked[:2] if "computed" in each]
 
 
 def write(config: Tune, tuned: "Tuned") -> None:
