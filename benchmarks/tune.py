@@ -13,6 +13,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import torch
 from emoji import KNOWN, UNSEEN  # the script beside this one
 
 from skipdit.cli.bench import machine
@@ -23,11 +24,12 @@ from skipdit.evaluation.section import write_section
 from skipdit.files import read_object, write_text
 from skipdit.hub import EMBEDDED, load_pipeline
 from skipdit.pipelines.draw import Settings
-from skipdit.tuning import Task, pipeline_draw, samples_of, split_subjects, write_plan
+from skipdit.tuning import Task, pipeline_draw, read_plan, samples_of, split_subjects, write_plan
+from skipdit.tuning.held_out import mean_and_error, psnr_of_samples
 from skipdit.tuning.task import calibrate, tune_calls
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-RECORD = WEIGHTS / "tune-measured.json"
+RECORD, BF16 = WEIGHTS / "tune-measured.json", WEIGHTS / "tune-bf16.json"
 STEPS, BUDGETS = 50, (2, 3, 4)
 SHOWN = (
     "tuned",
@@ -74,6 +76,29 @@ def measure(name: str, budgets: Sequence[int], *, samples: int, held_out: int) -
     return reports
 
 
+def measure_bf16(name: str, budgets: Sequence[int], *, held_out: int) -> dict[str, Any]:
+    """The plans of a model that computes in bfloat16, and its own run, against its own run in float32."""
+    task = task_of(name, samples=4, held_out=held_out)
+    own = task.draw(task.scheduler, STEPS, task.held_out)
+    task.model.to(torch.bfloat16)
+    schedulers = {"every step": task.scheduler}
+    schedulers |= {f"{budget}x": read_plan(WEIGHTS / "plans" / f"{name}-{budget}x").scheduler for budget in budgets}
+    drawn = {way: task.draw(scheduler, STEPS, task.held_out) for way, scheduler in schedulers.items()}
+    return {
+        way: dict(zip(("psnr", "error"), mean_and_error(psnr_of_samples(pictures, own))))
+        for way, pictures in drawn.items()
+    } | {"machine": machine(), "date": date.today().isoformat()}  # fmt: skip
+
+
+def bf16_line(name: str, measured: dict[str, Any]) -> str:
+    said = [
+        f"{way} {row['psnr']:.1f} +- {row['error']:.1f}"
+        for way, row in measured.items()
+        if way not in ("machine", "date")
+    ]
+    return f"In bfloat16 (`{name}`, against its own float32 run, {measured['date']}): {', '.join(said)} dB."
+
+
 def table(record: dict[str, Any]) -> str:
     """A line for each model and budget: the plan, the fewer steps, the other controls, and by how much it wins."""
     titles = ("model", "calls", "tuned", "fewer steps", *SHOWN[1:], "better than the best control by")
@@ -102,15 +127,28 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", type=int, default=list(BUDGETS))
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--held-out", type=int, default=16)
+    parser.add_argument("--bf16", action="store_true", help="measure the plans of fashion-skip in bfloat16 instead")
     asked = parser.parse_args()
+    if asked.bf16:
+        asked.models, measured = [], measure_bf16("fashion-skip", asked.budgets, held_out=asked.held_out)
+        write_text(BF16, json.dumps(measured, indent=1) + "\n")
     for name in asked.models:
         reports = measure(name, asked.budgets, samples=asked.samples, held_out=asked.held_out)
         before = read_object(RECORD, remedy="remove it") if RECORD.exists() else {}
         record = {each: before.get(each, {}) | (reports if each == name else {}) for each in EMBEDDED}
         record = {each: reports for each, reports in record.items() if reports}
         write_text(RECORD, json.dumps(record, indent=1) + "\n")
-        write_section(WEIGHTS / "README.md", "tuned", f"{caption_of(record)}\n\n{table(record)}")
-    print(table(record))
+    write_page()
+
+
+def write_page() -> None:
+    """The section of weights/README.md, from what is recorded."""
+    record = read_object(RECORD, remedy="measure a model first")
+    parts = [caption_of(record), table(record)]
+    if BF16.exists():
+        parts.append(bf16_line("fashion-skip", read_object(BF16, remedy="remove it")))
+    write_section(WEIGHTS / "README.md", "tuned", "\n\n".join(parts))
+    print("\n\n".join(parts))
 
 
 if __name__ == "__main__":

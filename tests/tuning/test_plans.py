@@ -4,9 +4,11 @@ import json
 
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
 
 from skipdit.caching import SkipCacheConfig
 from skipdit.hub import load_pipeline
+from skipdit.hub.load import planned
 from skipdit.pipelines.schedulers import make_scheduler
 from skipdit.tuning import TunedScheduler, read_plan, write_plan
 from skipdit.tuning.fingerprint import fingerprint
@@ -82,7 +84,7 @@ def test_another_guidance_is_warned_of(folder):
 
 def test_another_prediction_is_refused(folder):
     with pytest.raises(
-        ValueError, match="for a model that predicts 'epsilon', this one predicts 'sample': tune your own"
+        ValueError, match="for a model that predicts 'epsilon', this .*predicts 'sample': tune your own"
     ):
         read_plan(folder).use(pipeline(tiny(prediction_type="sample")))
 
@@ -103,3 +105,18 @@ def test_what_shows_a_model_is_in_its_fingerprint():
     assert fingerprint(tiny()) == fingerprint(tiny())
     assert fingerprint(tiny()) != fingerprint(tiny(num_skips=1))
     assert fingerprint(None) is None
+
+
+def test_by_quality_a_model_without_a_plan_gets_a_solver_that_needs_none(tmp_path):
+    tiny(prediction_type="v_prediction").save_pretrained(tmp_path / "model")
+    pipe = load_pipeline(str(tmp_path / "model"), plan="fast")
+    assert isinstance(pipe.scheduler, DPMSolverMultistepScheduler)
+    assert pipe.scheduler.config.use_lu_lambdas
+    assert pipe.scheduler.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize(("name", "calls"), [("high", 25), ("balanced", 16), ("fast", 12)])
+def test_by_quality_an_embedded_model_gets_its_own_plan(name, calls):
+    plan = planned(name, "fashion-skip")
+    assert (plan.calls, plan.steps) == (calls, 50)
+    assert isinstance(plan.scheduler, TunedScheduler)

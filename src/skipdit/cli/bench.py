@@ -202,7 +202,9 @@ def planned_ways(config: Bench, pipeline: "DiffusionPipeline", sampling: "Sampli
     from skipdit.hub.load import planned
     from skipdit.tuning.held_out import controls_for
 
-    plan = planned(config.plan, None)
+    plan = planned(config.plan, config.model)
+    if plan.scheduler is None:
+        raise ValueError(f"plan is {config.plan!r}, and this model has no tuned one: bench shows that solver anyway")
     plan.warn_of_another(pipeline, guidance_scale=sampling.guidance_scale)
     base = getattr(plan.scheduler, "base", plan.scheduler)
     found = controls_for(base, timesteps_of(pipeline, plan.steps), plan.calls, pipeline.transformer)

@@ -77,7 +77,7 @@ def described(name: str) -> str:
     from skipdit.hub.load import planned
     from skipdit.tuning.plans import REMEDY, REPORT
 
-    plan = planned(name, None)
+    plan = planned(name)
     report = read_object(Path(plan.name) / REPORT, remedy=REMEDY)
     guidance = "" if plan.guidance_scale is None else f", guidance {plan.guidance_scale:g}"
     lead = [f"calls              {plan.calls} of {plan.steps} steps{guidance}"]

@@ -34,7 +34,7 @@ from skipdit.hub.records import Seen, snapshot
 from skipdit.hub.sketch import sketch
 from skipdit.pipelines.draw import Settings, draw
 from skipdit.randomness import generator
-from skipdit.tuning.plans import PLAN, SCHEDULER, SavedPlan, check_prediction
+from skipdit.tuning.plans import PLAN, SCHEDULER, SavedPlan
 
 SOURCE = ("scheduler", "vae", "base", "beta_end", "weights")  # flags that say what is loaded, beside MODEL
 UNKNOWN = ("negative_prompt",)  # to a pipeline without weights: the usual one is the tokenizer's
@@ -123,14 +123,13 @@ def plan_for(config: Any) -> SavedPlan:
     given += ["cache"] * (config.cache != type(config.cache)())
     if given:
         raise ValueError(f"{given[0]} is given beside plan {config.plan!r}, which decides it: leave it out")
-    return planned(config.plan, None)
+    return planned(config.plan, config.model)
 
 
 def with_plan(pipeline: DiffusionPipeline, plan: SavedPlan | None) -> DiffusionPipeline:
     """The pipeline with the scheduler of a plan; the cache is turned on with all others."""
     if plan is not None:
-        check_prediction(plan, pipeline)
-        pipeline.scheduler = plan.scheduler
+        plan.step_by(pipeline)
     return pipeline
 
 
@@ -141,7 +140,8 @@ def checked_sketch(
     runs = runs_of(pipeline, asked, plan)
     named = [name for name in (config.model, config.vae, config.base, config.lora) if name is not None]
     before = {path: file for run in runs for path, file in records.recorded_files(run.output).items()}
-    planned_by = [] if plan is None else [Path(plan.name) / PLAN, Path(plan.name) / SCHEDULER]
+    written = plan is not None and plan.scheduler is not None
+    planned_by = [Path(plan.name) / PLAN, Path(plan.name) / SCHEDULER] if written else []
     files = snapshot([*planned_by, *(file for name in named for file in files_of(name))], before)
     runs = [replace(run, files=files) for run in runs]
     for run in runs:

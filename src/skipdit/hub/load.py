@@ -31,7 +31,7 @@ from skipdit.models.base import LongSkipModel
 from skipdit.pipelines import ClassToImagePipeline, ClassToVideoPipeline, PixelAutoencoder
 from skipdit.pipelines.schedulers import BETAS, HUNYUAN_V1_1, HUNYUAN_V1_2, LINEAR, Noise, make_scheduler
 from skipdit.spelling import did_you_mean
-from skipdit.tuning.plans import SavedPlan, read_plan
+from skipdit.tuning.plans import QUALITIES, SavedPlan, read_plan
 
 EMBEDDED = (
     "fashion-skip", "fashion-dit", "moving-digits-skip", "moving-digits-latte", "captioned-digits-skip",
@@ -41,6 +41,7 @@ CLASS_NAMES = {
     **dict.fromkeys(("fashion-skip", "fashion-dit"), FASHION_CLASSES),
     **dict.fromkeys(("moving-digits-skip", "moving-digits-latte"), moving_digits.CLASS_NAMES),
 }
+SPEEDS = {"high": "2x", "balanced": "3x", "fast": "4x"}  # of the plans of embedded models
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".bin", ".tar")  # that are read: model.pth.tar
 MODELS = {
     "DiT": DiT, "Latte": Latte, "LatteT2V": LatteT2V, "HunyuanDiT": HunyuanDiT,
@@ -107,7 +108,9 @@ def load_pipeline(
         beta_end: of the noise that the model was trained with. Left out, it is what the pipeline folder says or, for a
             model that comes without a pipeline, the published one of its version (`published_noise`).
         weights: which of a file that has several, as `load_model` takes it.
-        plan: folder of a plan that `skipdit tune` wrote; it brings scheduler and cache. Draw with its number of steps.
+        plan: folder of a plan that `skipdit tune` wrote, or high, balanced, fast; it brings scheduler and cache. Draw
+            with its number of steps. By quality it is the plan that the package has for an embedded model, at a half, a
+            third and a quarter of the calls, and for another model a solver that needs no tuning.
         dtype, device: of every part.
 
     Raises:
@@ -115,7 +118,7 @@ def load_pipeline(
         CheckpointError: what lies there is not a whole model, or not the whole of a part that it needs.
         OSError: a package that reads text is not installed.
     """
-    known, tuned = registry.REGISTRY.get(source), None if plan is None else planned(plan, scheduler)
+    known, tuned = registry.REGISTRY.get(source), None if plan is None else planned(plan, source, scheduler)
     if known is not None:
         check_parts(class_of(known), vae=vae, base=base)  # before anything is downloaded
         vae, base = known.parts.get("vae") if vae is None else vae, known.parts.get("base") if base is None else base
@@ -141,10 +144,14 @@ def load_pipeline(
     return pipe
 
 
-def planned(plan: str | Path, scheduler: str | None) -> SavedPlan:
-    """The plan in a folder, or by its name among those of the package; ValueError for a scheduler beside it."""
+def planned(plan: str | Path, source: str | None = None, scheduler: str | None = None) -> SavedPlan:
+    """The plan in a folder, of the package by its name, or by quality; ValueError for a scheduler beside it."""
     if scheduler is not None:
         raise ValueError(f"scheduler is {scheduler!r} beside plan {str(plan)!r}, which brings its own: leave it out")
+    if plan in QUALITIES and not Path(plan).exists():
+        own = embedded_folder("plans") / f"{source}-{SPEEDS[plan]}"
+        calls = QUALITIES[plan]
+        return read_plan(own) if own.exists() else SavedPlan(None, calls, calls, name=f"plan {plan}")
     own = embedded_folder("plans") / plan
     return read_plan(own if own.exists() and not Path(plan).exists() else plan)
 

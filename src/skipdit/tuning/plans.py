@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import diffusers
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from skipdit.caching import SkipCacheConfig
 from skipdit.files import read_object, write_text
 from skipdit.pipelines.schedulers import DDIM
+from skipdit.tuning.fine import has_betas, noise_of
 from skipdit.tuning.fingerprint import fingerprint
 from skipdit.tuning.scheduler import TunedScheduler
 
@@ -26,14 +27,18 @@ if TYPE_CHECKING:
 
 PLAN, SCHEDULER, REPORT = "plan.json", "scheduler_config.json", "report.json"
 OURS = {"TunedScheduler": TunedScheduler, "DDIM": DDIM}
+QUALITIES = {"high": 25, "balanced": 16, "fast": 12}  # calls, where no plan was tuned: those of 2x, 3x and 4x of 50
 REMEDY = "name a folder that `skipdit tune` wrote"
 
 
 @dataclass(frozen=True)
 class SavedPlan:
-    """A scheduler for `steps` steps, of which `calls` call the model, and a cache or none."""
+    """A scheduler for `steps` steps, of which `calls` call the model, and a cache or none.
 
-    scheduler: SchedulerMixin
+    Without a scheduler it is what needs no tuning: DPM-Solver++ 2M even in log-SNR, for the noise of a pipeline.
+    """
+
+    scheduler: SchedulerMixin | None
     steps: int
     calls: int
     cache: SkipCacheConfig | None = None
@@ -43,10 +48,15 @@ class SavedPlan:
 
     def use(self, pipeline: DiffusionPipeline) -> None:
         """Give a pipeline the scheduler, and its model the cache. Raises: ValueError for another prediction type."""
-        check_prediction(self, pipeline)
-        pipeline.scheduler = self.scheduler
+        self.step_by(pipeline)
         if self.cache is not None:
             pipeline.transformer.enable_cache(self.cache)
+
+    def step_by(self, pipeline: DiffusionPipeline) -> None:
+        """Give a pipeline the scheduler alone."""
+        scheduler = untuned(pipeline.scheduler) if self.scheduler is None else self.scheduler
+        check_prediction(self.name, scheduler, pipeline)
+        pipeline.scheduler = scheduler
 
     def warn_of_another(self, pipeline: DiffusionPipeline, *, guidance_scale: float | None = None) -> None:
         """Warn where the model, or the guidance, is not the one that the plan was tuned for."""
@@ -59,13 +69,18 @@ class SavedPlan:
             )
 
 
-def check_prediction(plan: SavedPlan, pipeline: DiffusionPipeline) -> None:
+def untuned(scheduler: SchedulerMixin) -> DPMSolverMultistepScheduler:
+    """The solver that comes nearest to the exact solution in few calls; ValueError for noise without betas."""
+    if not has_betas(scheduler):
+        raise ValueError(f"scheduler is a {type(scheduler).__name__}, which has no betas: tune a plan for this model")
+    return DPMSolverMultistepScheduler(**noise_of(scheduler), use_lu_lambdas=True)
+
+
+def check_prediction(name: str, scheduler: SchedulerMixin, pipeline: DiffusionPipeline) -> None:
     said = pipeline.transformer.config.get("prediction_type")
-    read = plan.scheduler.config.get("prediction_type", "flow_prediction")
+    read = scheduler.config.get("prediction_type", "flow_prediction")
     if said is not None and said != read:
-        raise ValueError(
-            f"{plan.name} is for a model that predicts {read!r}, this one predicts {said!r}: tune your own"
-        )
+        raise ValueError(f"{name} is for a model that predicts {read!r}, this one predicts {said!r}: tune your own")
 
 
 def write_plan(folder: Path, way: "Candidate", report: dict[str, Any]) -> None:
