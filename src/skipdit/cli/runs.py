@@ -169,7 +169,7 @@ def add_lora(config: Any, pipeline: DiffusionPipeline) -> None:
         load_lora(pipeline.transformer, config.lora, scale=config.lora_scale)
 
 
-def runs_of(pipeline: DiffusionPipeline, asked: Asked, plan: SavedPlan | None) -> list[Run]:
+def runs_of(pipeline: DiffusionPipeline, asked: Asked, plan: SavedPlan | None = None) -> list[Run]:
     usual = published_scheduler(pipeline.transformer) if plan is None else "tuned"
     return [
         run_of(replace(each, scheduler=each.scheduler or usual), pipeline, prompts, plan) for each, prompts in asked

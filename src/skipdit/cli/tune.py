@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from skipdit.tuning import Task, Tuned
 
 
+STEP_KINDS = "# computes, . runs head and tail, - calls no model"
 STOCHASTIC = ("ddpm", "dpm++-sde", "euler-a")
 
 
@@ -186,4 +187,4 @@ def table(report: dict[str, Any]) -> str:
         )
         for name, row in report["held_out"].items()
     ]  # fmt: skip
-    return f"{aligned([header, *rows])}\n\nplan {report['plan']}   # calls the model, - does not"
+    return f"{aligned([header, *rows])}\n\nplan {report['plan']}   {STEP_KINDS}"
