@@ -1,8 +1,8 @@
 """How near the embedded models come to their own runs at half, a third and a quarter of the calls, tuned and not.
 
 Tunes a plan for each, on noise of seed 1, and holds it out on noise of seed 0 and other classes or prompts, beside
-every control (skipdit.tuning.held_out). Writes weights/plans/NAME-2x and so on, weights/tune-measured.json and the
-section in weights/README.md; a model that is left out keeps what was measured before.
+every control (skipdit.tuning.held_out). Writes weights/plans/NAME-2x and so on, and the section in
+weights/README.md from all reports that lie there.
 """
 
 import argparse
@@ -26,15 +26,17 @@ from skipdit.hub import EMBEDDED, load_pipeline
 from skipdit.pipelines.draw import Settings
 from skipdit.tuning import Task, pipeline_draw, read_plan, samples_of, split_subjects, write_plan
 from skipdit.tuning.held_out import mean_and_error, psnr_of_samples
+from skipdit.tuning.plans import REPORT
 from skipdit.tuning.task import calibrate, tune_calls
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-RECORD, BF16 = WEIGHTS / "tune-measured.json", WEIGHTS / "tune-bf16.json"
+BF16 = WEIGHTS / "tune-bf16.json"
 STEPS, BUDGETS = 50, (2, 3, 4)
 SHOWN = (
     "tuned",
     "DPM++ even in log-SNR",
     "even, noise forecast",
+    "last steps, noise forecast",
     "branch 0, taylor",
     "branch 1, hold",
     "branch 1, taylor",
@@ -64,16 +66,25 @@ def task_of(name: str, *, samples: int, held_out: int) -> Task:
     )  # fmt: skip
 
 
-def measure(name: str, budgets: Sequence[int], *, samples: int, held_out: int) -> dict[str, Any]:
-    calibrated, reports = calibrate(task_of(name, samples=samples, held_out=held_out), minutes=None, on_best=print), {}
+def measure(name: str, budgets: Sequence[int], *, samples: int, held_out: int) -> None:
+    calibrated = calibrate(task_of(name, samples=samples, held_out=held_out), minutes=None, on_best=print)
     for budget in budgets:
         began = time.perf_counter()
         tuned = tune_calls(calibrated, STEPS // budget)
         about = {"machine": machine(), "date": date.today().isoformat(), "samples": samples}
-        reports[f"{budget}x"] = tuned.report | about | {"seconds": round(time.perf_counter() - began, 1)}
+        about["seconds"] = round(time.perf_counter() - began, 1)
         write_plan(WEIGHTS / "plans" / f"{name}-{budget}x", tuned.way, tuned.report | about)
         print(name, budget, *tuned.report["words"], sep="\n  ", flush=True)
-    return reports
+
+
+def recorded() -> dict[str, dict[str, Any]]:
+    """The reports beside the plans, by model and budget."""
+    folders = {name: sorted((WEIGHTS / "plans").glob(f"{name}-*x")) for name in EMBEDDED}
+    return {
+        name: {path.name.rpartition("-")[2]: read_object(path / REPORT, remedy="measure it again") for path in found}
+        for name, found in folders.items()
+        if found
+    }
 
 
 def measure_bf16(name: str, budgets: Sequence[int], *, held_out: int) -> dict[str, Any]:
@@ -106,7 +117,10 @@ def table(record: dict[str, Any]) -> str:
     for name, reports in record.items():
         for report in reports.values():
             rows, best = report["held_out"], report["best_control"]
-            cells = [f"{rows[way]['psnr']:.1f}" for way in ("tuned", f"{report['calls']} steps", *SHOWN[1:])]
+            cells = [
+                f"{rows[way]['psnr']:.1f}" if way in rows else "-"
+                for way in ("tuned", f"{report['calls']} steps", *SHOWN[1:])
+            ]
             gain = f"{rows[best]['gain']:.1f} +- {rows[best]['gain_error']:.1f} ({best})"
             lines.append(f"| {name} | {report['calls']} | {' | '.join(cells)} | {gain} |")
     return "\n".join(lines)
@@ -133,17 +147,13 @@ def main() -> None:
         asked.models, measured = [], measure_bf16("fashion-skip", asked.budgets, held_out=asked.held_out)
         write_text(BF16, json.dumps(measured, indent=1) + "\n")
     for name in asked.models:
-        reports = measure(name, asked.budgets, samples=asked.samples, held_out=asked.held_out)
-        before = read_object(RECORD, remedy="remove it") if RECORD.exists() else {}
-        record = {each: before.get(each, {}) | (reports if each == name else {}) for each in EMBEDDED}
-        record = {each: reports for each, reports in record.items() if reports}
-        write_text(RECORD, json.dumps(record, indent=1) + "\n")
+        measure(name, asked.budgets, samples=asked.samples, held_out=asked.held_out)
     write_page()
 
 
 def write_page() -> None:
     """The section of weights/README.md, from what is recorded."""
-    record = read_object(RECORD, remedy="measure a model first")
+    record = recorded()
     parts = [caption_of(record), table(record)]
     if BF16.exists():
         parts.append(bf16_line("fashion-skip", read_object(BF16, remedy="remove it")))

@@ -40,7 +40,7 @@ def test_a_bench_writes_and_prints_every_way_with_its_controls(skipdit, model):
     assert list(results) == [
         "uncached", "N=2, branch 1, hold", "N=2, branch 1, taylor 1", "6 steps", "branch 0, taylor 1",
         "6 of DPM++ trailing", "6 of DPM++ Karras", "6 of DPM++ even in log-SNR", "6 of UniPC",
-        "6 of even, noise forecast",
+        "6 of even, noise forecast", "6 of last steps, noise forecast",
     ]  # fmt: skip
     assert document["settings"].items() >= {"steps": 8, "scheduler": "ddim", "model": str(model)}.items()
     assert document["settings"]["cache"]["interval"] == 2

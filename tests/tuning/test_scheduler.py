@@ -15,7 +15,7 @@ from diffusers import (
 from skipdit.pipelines.schedulers import DDIM, make_scheduler
 from skipdit.tuning import TunedScheduler
 from skipdit.tuning.levels import Level, to_output, to_x_0_and_eps
-from skipdit.tuning.scheduler import base_config, even_steps
+from skipdit.tuning.scheduler import base_config, even_steps, late_steps
 
 STEPS = 12
 BASES = {
@@ -161,3 +161,12 @@ def test_computed_steps_lie_on_the_grid(computed):
 def test_even_steps_start_at_0_and_are_as_many_as_asked_for():
     assert even_steps(4, 12) == [0, 3, 6, 9]
     assert all(len(even_steps(calls, 50)) == calls for calls in range(1, 51))
+
+
+@pytest.mark.parametrize("calls", [1, 2, 5, 12, 25, 49, 50])
+def test_late_steps_are_as_many_and_end_at_the_end(calls):
+    computed = late_steps(calls, 50)
+    assert len(set(computed)) == len(computed) == calls
+    assert computed[0] == 0
+    assert computed == sorted(computed)
+    assert calls == 1 or computed[-1] == 49

@@ -6,9 +6,9 @@
 A plan is worth its name where the gain over the best control is more than two errors. Every control makes at least as
 many calls as the plan:
 
-    fewer steps of the same sampler; DPM-Solver++ 2M in three spacings (trailing, Karras, even in log-SNR); UniPC;
-    even steps with the noise forecast and no correction; Skip-Cache at even steps (branch 0 Taylor, branch 1 hold and
-    Taylor)
+    fewer steps of the same sampler; DPM-Solver++ 2M in three spacings (trailing, Karras, even in log-SNR); UniPC; the
+    noise forecast without corrections, at even steps and with the last three computed; Skip-Cache at even steps (branch
+    0 with Taylor, branch 1 with hold and Taylor)
 """
 
 import math
@@ -27,7 +27,7 @@ from skipdit.evaluation.compare import caching
 from skipdit.evaluation.fidelity import psnr
 from skipdit.models.base import LongSkipModel
 from skipdit.tuning.fine import has_betas, noise_of
-from skipdit.tuning.scheduler import TunedScheduler, base_config, base_from, even_steps
+from skipdit.tuning.scheduler import TunedScheduler, base_config, base_from, even_steps, late_steps
 
 CEILING = 150.0  # dB; what equal pictures count as
 ERRORS = 2.0  # standard errors by which a plan must win
@@ -59,6 +59,7 @@ def controls_for(base: SchedulerMixin, grid: list[float], calls: int, model: Any
     ways = {f"{calls} steps": Candidate(base_from(config), calls, calls)}
     ways |= other_solvers(base, calls) if has_betas(base) else {}
     ways["even, noise forecast"] = Candidate(TunedScheduler(config, grid, even), steps, calls)
+    ways["last steps, noise forecast"] = Candidate(TunedScheduler(config, grid, late_steps(calls, steps)), steps, calls)
     if isinstance(model, LongSkipModel) and calls < steps:
         for branch, forecast in ((0, "taylor"), (1, "hold"), (1, "taylor")):
             cache = SkipCacheConfig(steps=tuple(even), branch=branch, forecast=forecast)

@@ -239,3 +239,9 @@ def check_computed(computed: Sequence[int], steps: int) -> None:
 def even_steps(calls: int, steps: int) -> list[int]:
     """`calls` steps of a grid, evenly spread from 0."""
     return sorted({math.floor(steps * j / calls + 0.5) for j in range(calls)})
+
+
+def late_steps(calls: int, steps: int, *, last: int = 3) -> list[int]:
+    """`calls` steps: the last few of the grid, at most half of the calls, and the others evenly before them."""
+    last = min(last, calls // 2)
+    return [*even_steps(calls - last, steps - last), *range(steps - last, steps)]
