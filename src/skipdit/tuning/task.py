@@ -81,12 +81,15 @@ class Calibrated:
     teacher: Teacher
     rollout: Rollout
     pixels: bool
-    calls: int  # of the model, times samples
-    began: float
+    teacher_calls: int  # of the model, times samples
+    teacher_seconds: float
     minutes: float | None = None
     on_best: Callable[[str], None] = lambda text: None
     stopped: bool = False
     searched: float = 0.0  # seconds
+
+    def __post_init__(self) -> None:
+        self.calls, self.began = self.teacher_calls, time.perf_counter() - self.teacher_seconds
 
     def is_over(self) -> bool:
         late = self.minutes is not None and time.perf_counter() - self.began > 60 * self.minutes
@@ -153,7 +156,8 @@ def tune(
 
 
 def tune_calls(calibrated: "Calibrated", calls: int, *, warm: Sequence[Computed] = ()) -> Tuned:
-    """The best plan of so many calls; one calibration serves several numbers."""
+    """The best plan of so many calls; one calibration serves several numbers, and counts in the cost of each."""
+    calibrated.calls, calibrated.began = calibrated.teacher_calls, time.perf_counter() - calibrated.teacher_seconds
     return hold_out(calibrated, *calibrated.search(calls, warm))
 
 
@@ -181,7 +185,8 @@ def calibrate(task: Task, *, minutes: float | None, on_best: Callable[[str], Non
         solver = fine_solver(teacher.base, teacher.grid)
         pictures = task.draw(solver, task.steps, task.calibration)
         spent, rollout = spent + len(solver.timesteps) * len(task.calibration), solver.rollout
-    return Calibrated(task, teacher, rollout, are_pixels(rollout.end, pictures), spent, began, minutes, on_best)
+    seconds = time.perf_counter() - began
+    return Calibrated(task, teacher, rollout, are_pixels(rollout.end, pictures), spent, seconds, minutes, on_best)
 
 
 def are_pixels(end: Tensor, pictures: Tensor) -> bool:
