@@ -201,13 +201,16 @@ def planned_ways(config: Bench, pipeline: "DiffusionPipeline", sampling: "Sampli
     from skipdit.evaluation.compare import Way, timesteps_of
     from skipdit.hub.load import planned
     from skipdit.tuning.held_out import controls_for
+    from skipdit.tuning.scheduler import TunedScheduler
 
     plan = planned(config.plan, config.model)
     if plan.scheduler is None:
         raise ValueError(f"plan is {config.plan!r}, and this model has no tuned one: bench shows that solver anyway")
     plan.warn_of_another(pipeline, guidance_scale=sampling.guidance_scale)
-    base = getattr(plan.scheduler, "base", plan.scheduler)
-    found = controls_for(base, timesteps_of(pipeline, plan.steps), plan.calls, pipeline.transformer)
+    base, grid = pipeline.scheduler, timesteps_of(pipeline, config.steps)
+    if isinstance(plan.scheduler, TunedScheduler):
+        base, grid = plan.scheduler.base, plan.scheduler.grid
+    found = controls_for(base, grid, plan.calls, pipeline.transformer)
     ways = {f"plan, {plan.calls} calls": Way(plan.steps, plan.cache, plan.scheduler)}
     return ways | {name: Way(each.steps, each.cache, each.scheduler) for name, each in found.items()}
 
