@@ -4,7 +4,7 @@
     j_i = sum <x - T_i, output - o_i> / sum <x - T_i, x - T_i>      over all true rollouts, interpolated between steps,
                                                                     one for each sample
 
-    even steps and steps at S (j / n)^0.8: true rollouts, learn j
+    even steps, steps at S (j / n)^0.8, and the last three with even ones before: true rollouts, learn j
     up to 3 times: local search with the correction fitted inside every evaluation; a true rollout of the best; learn j
 
 The surrogate is optimistic by up to 14 dB, so true rollouts decide.
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from skipdit.tuning.fit import Fitter, Rollout
-from skipdit.tuning.scheduler import even_steps
+from skipdit.tuning.scheduler import even_steps, late_steps
 
 Computed = tuple[int, ...]
 ROUNDS, EVALUATIONS, PARENTS = 3, 150, 3
@@ -87,9 +87,10 @@ def play(fitter: Fitter, surrogate: Surrogate, computed: Sequence[int], begun: t
 
 
 def starts(calls: int, steps: int) -> list[Computed]:
-    """Even steps, and steps that are denser at the clean end; both have `calls` steps."""
+    """Even steps, steps that are denser at the clean end, and the last three with even ones before; all of `calls`."""
     bent = {round(steps * (j / calls) ** BENT) for j in range(calls)}
-    return list(dict.fromkeys([tuple(even_steps(calls, steps)), filled(bent, calls, steps)]))
+    found = [tuple(even_steps(calls, steps)), filled(bent, calls, steps), tuple(late_steps(calls, steps))]
+    return list(dict.fromkeys(found))
 
 
 def filled(chosen: set[int], calls: int, steps: int) -> Computed:

@@ -1,7 +1,7 @@
 """Name a budget, get the best sampler for one model, with proof on noise it never saw.
 
 teacher     draw the calibration samples by every step                                  S calls
-search      which steps to compute, by few true rollouts and a surrogate                5 n calls and own arithmetic
+search      which steps to compute, by few true rollouts and a surrogate                6 n calls and own arithmetic
 fit         their corrections on all calibration samples                                n calls
 hold out    other noise and other subjects, against every control                       not part of the search
 """
@@ -36,7 +36,7 @@ from skipdit.tuning.search import Computed, Search, filled
 TUNED, REFERENCE = "tuned", "every step"
 FEWEST_SAMPLES, FEWEST_HELD_OUT = 4, 16
 SHARE = 2.0  # uncached runs of the samples that teacher and search may cost together, beside the fit
-ROLLOUTS = 5  # of a search
+ROLLOUTS = 6  # of a search
 BATCH = 8  # samples of the batch that costs are told in
 
 
