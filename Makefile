@@ -53,6 +53,8 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/embedded.py
 	$(BIN)/python benchmarks/digits.py
 	$(BIN)/python benchmarks/emoji.py
+	$(BIN)/python benchmarks/tune.py
+	$(BIN)/python benchmarks/tune.py --bf16
 	$(BIN)/python benchmarks/loss_curves.py
 
 clean:

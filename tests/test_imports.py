@@ -51,6 +51,7 @@ def of(*packages: str) -> list[str]:
         ("diffusion", {"diffusion"}),
         ("caching", {"attributes", "caching"}),
         ("models", {"nn", "caching", "models"}),
+        ("tuning", {"caching", "diffusion", "evaluation", "files", "models", "pipelines", "randomness", "tuning"}),
     ],
 )
 def test_imports_point_one_way(room, may_use):

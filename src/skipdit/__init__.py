@@ -2,7 +2,8 @@
 
 from typing import Any
 
-import skipdit.pipelines  # noqa: F401  (so that diffusers finds the pipelines and parts that a saved folder names)
+import skipdit.pipelines
+import skipdit.tuning.scheduler  # noqa: F401  (so that diffusers finds the pipelines and parts that a saved folder names)
 from skipdit.caching import SkipCacheConfig
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 

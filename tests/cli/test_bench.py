@@ -38,7 +38,9 @@ def test_a_bench_writes_and_prints_every_way_with_its_controls(skipdit, model):
     document = strict(contents()["bench.json"])
     results = document["results"]
     assert list(results) == [
-        "uncached", "N=2, branch 1, hold", "N=2, branch 1, taylor 1", "6 steps", "branch 0, taylor 1"
+        "uncached", "N=2, branch 1, hold", "N=2, branch 1, taylor 1", "6 steps", "branch 0, taylor 1",
+        "6 of DPM++ trailing", "6 of DPM++ Karras", "6 of DPM++ even in log-SNR", "6 of UniPC",
+        "6 of even, noise forecast", "6 of last steps, noise forecast",
     ]  # fmt: skip
     assert document["settings"].items() >= {"steps": 8, "scheduler": "ddim", "model": str(model)}.items()
     assert document["settings"]["cache"]["interval"] == 2
@@ -52,10 +54,11 @@ def test_a_bench_writes_and_prints_every_way_with_its_controls(skipdit, model):
 def test_the_controls_cost_at_most_what_the_cache_costs(skipdit, model):
     skipdit(f"bench {model} {SHORT} --cache.interval 3 --out bench.json")
     results = strict(contents()["bench.json"])["results"]
-    uncached, hold, taylor, fewer, bare = results.values()
+    uncached, hold, taylor, fewer, bare, *solvers = results.values()
     assert hold["flops"] == taylor["flops"] < uncached["flops"]
     assert fewer["flops"] <= hold["flops"]
     assert bare["flops"] <= hold["flops"]
+    assert all(each["flops"] == fewer["flops"] for each in solvers)
     assert (uncached["full"], uncached["cached"], uncached["fidelity"]) == (8, 0, None)
     assert (hold["plan"], hold["full"], hold["cached"]) == ("#..#..#.", 3, 5)
     assert hold["predicted_speedup"] == pytest.approx(uncached["flops"] / hold["flops"])

@@ -16,6 +16,7 @@ VERBS = {
     "sample": "draw images or videos with an embedded or published model, a folder or a checkpoint file",
     "plan": "print a Skip-Cache schedule and what it saves, before anything runs",
     "bench": "measure a cache: seconds, FLOPs, PSNR and SSIM, beside its two controls",
+    "tune": "find the best sampler for a model and a number of calls, with proof on other noise",
     "evaluate": "compare two sets of images: FD and KID by an offline network, precision, recall, PSNR, SSIM",
     "train": "train a model by a recipe; stopped runs go on",
     "demo": "draw with and without the cache, and show both",

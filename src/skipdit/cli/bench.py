@@ -63,6 +63,8 @@ class Bench:
     scheduler: Annotated[str | None, left_out("NAME", "(default: ddim, of a published model as published)")] = None
     """ddpm, ddim, ddim-leading, dpm++, dpm++-sde, unipc, euler, euler-a, heun; with those that draw noise at each step
     (ddpm, dpm++-sde, euler-a) fewer steps draw other noise, so that PSNR and SSIM of that control say little"""
+    plan: Annotated[str | None, left_out("PLAN")] = None
+    """a folder that `skipdit tune` wrote, instead of a cache: it is held against every control of as many calls"""
     beta_end: Annotated[float | None, left_out("B", "(default: 0.018, up to version 1.1 0.03)")] = None
     """where the noise of HunyuanDiT ends (the published command says 0.02)"""
     guidance_scale: Annotated[float | None, left_out("SCALE", "(default: 1.5, videos 4, images of text 6)")] = None
@@ -106,6 +108,7 @@ def bench(config: Bench) -> dict[str, "Result"]:
     ways = ways_of(config, pipeline, cache, sampling)
     results = compare(pipeline, ways, sampling, repeats=config.repeats, warmup=config.warmup)
     print(table(results))
+    print(exact_lines(pipeline, config, sampling, results))
     write(config, cache, sampling, results)
     return results
 
@@ -181,7 +184,61 @@ def ways_of(
 
     cached = Way(config.steps, cache)
     ways = {UNCACHED: Way(config.steps)} | constants_once(pipeline, config.steps)
-    return ways | forecasts(cached) | controls(pipeline, cached, sampling)
+    if config.plan is not None:
+        return ways | planned_ways(config, pipeline, sampling)
+    fewer, *others = controls(pipeline, cached, sampling).items()
+    return ways | forecasts(cached) | dict([fewer, *others]) | solvers(pipeline, config.steps, fewer[1].steps)
+
+
+def solvers(pipeline: "DiffusionPipeline", steps: int, calls: int) -> dict[str, "Way"]:
+    """Other solvers of the same ODE, and a forecast of every other step, with so many calls; none for a sampler that
+    draws noise at each step, to whose samples they do not lead."""
+    from skipdit.evaluation.compare import Way, timesteps_of
+    from skipdit.tuning.held_out import controls_for
+    from skipdit.tuning.scheduler import BASES
+
+    if type(pipeline.scheduler).__name__ not in BASES or "sde" in str(pipeline.scheduler.config.get("algorithm_type")):
+        return {}
+    grid = timesteps_of(pipeline, steps)
+    found = controls_for(pipeline.scheduler, grid, calls, None)
+    found.pop(f"{calls} steps")  # which is there already
+    return {f"{each.calls} of {name}": Way(each.steps, None, each.scheduler) for name, each in found.items()}
+
+
+def planned_ways(config: Bench, pipeline: "DiffusionPipeline", sampling: "Sampling") -> dict[str, "Way"]:
+    """A plan, and everything that makes as many calls."""
+    from skipdit.evaluation.compare import Way, timesteps_of
+    from skipdit.hub.load import find_plan
+    from skipdit.tuning.held_out import controls_for
+    from skipdit.tuning.scheduler import TunedScheduler
+
+    plan = find_plan(config.plan, config.model)
+    if plan.scheduler is None:
+        raise ValueError(f"plan is {config.plan!r}, and this model has no tuned one: bench shows that solver anyway")
+    plan.warn_of_another(pipeline, guidance_scale=sampling.guidance_scale)
+    base, grid = pipeline.scheduler, timesteps_of(pipeline, config.steps)
+    if isinstance(plan.scheduler, TunedScheduler):
+        base, grid = plan.scheduler.base, plan.scheduler.grid
+    found = controls_for(base, grid, plan.calls, pipeline.transformer)
+    ways = {f"plan, {plan.calls} calls": Way(plan.steps, plan.cache, plan.scheduler)}
+    return ways | {name: Way(each.steps, each.cache, each.scheduler) for name, each in found.items()}
+
+
+def exact_lines(
+    pipeline: "DiffusionPipeline", config: Bench, sampling: "Sampling", results: Mapping[str, "Result"]
+) -> str:
+    """How far each way lies from an accurate solution of the same ODE; nothing where that is not known."""
+    from skipdit.evaluation.compare import Way, aligned, draw_way, timesteps_of
+    from skipdit.tuning.fine import fine_solver, has_betas
+    from skipdit.tuning.held_out import psnr_of_samples
+    from skipdit.tuning.scheduler import BASES
+
+    if type(pipeline.scheduler).__name__ not in BASES or not has_betas(pipeline.scheduler):
+        return ""
+    solver = fine_solver(pipeline.scheduler, timesteps_of(pipeline, config.steps))
+    exact, _ = draw_way(pipeline, Way(config.steps, None, solver), sampling)
+    rows = [(name, f"{psnr_of_samples(each.images, exact).mean():.1f}") for name, each in results.items()]
+    return "\n" + aligned([("PSNR to an accurate solution", "dB"), *rows])
 
 
 def published_cache(model: str) -> "SkipCacheConfig | None":

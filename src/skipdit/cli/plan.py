@@ -23,6 +23,8 @@ ATTACHED_STEPS = 50  # of a class of diffusers, where nothing says how many
 class Plan:
     """Print a schedule as #.#., its counts, its cost in layers and FLOPs and the speed-up to expect."""
 
+    tuned: Annotated[str | None, tyro.conf.Positional, left_out("PLAN")] = None
+    """a folder that `skipdit tune` wrote: print its steps and what was measured, instead of a schedule"""
     model: Annotated[str, tyro.conf.arg(metavar="NAME|FOLDER")] = "DiT-XL/2"
     """DiT-XL/2, Latte-XL/2 (XL, L, B or S over 2, 4 or 8) or LatteT2V, each with as many skips as there is room for;
     HunyuanDiT (version 1.2);
@@ -47,6 +49,9 @@ def plan(config: Plan) -> None:
     from skipdit.caching.layouts import LAYOUTS
     from skipdit.evaluation.price import price
 
+    if config.tuned is not None:
+        print(describe_plan(config.tuned))
+        return
     if config.steps is not None and config.steps < 1:
         raise ValueError(f"steps is {config.steps}: a run has at least one step")
     if config.model in LAYOUTS:
@@ -101,6 +106,23 @@ def plan_attached(config: Plan) -> None:
         print(f"full / cached      {planned.full} / {planned.cached} of {len(planned)} steps")
         print(f"weights of layers  {planned.cost(fresh):.1%} over the run, so that a speed-up of about "
               f"{1 / planned.cost(fresh):.2f}x is to be expected")  # fmt: skip
+
+
+def describe_plan(name: str) -> str:
+    """A tuned plan in words: its steps, its calls, and how it did on noise that it was not fitted to."""
+    from pathlib import Path
+
+    from skipdit.cli.tune import table
+    from skipdit.files import read_object
+    from skipdit.hub.load import find_plan
+    from skipdit.tuning.plans import REMEDY, REPORT
+
+    plan = find_plan(name)
+    report = read_object(Path(plan.name) / REPORT, remedy=REMEDY)
+    guidance = "" if plan.guidance_scale is None else f", guidance {plan.guidance_scale:g}"
+    lead = [f"calls              {plan.calls} of {plan.steps} steps{guidance}"]
+    lead += [f"speed-up by calls  {plan.steps / plan.calls:.2f}x"] if plan.cache is None else []
+    return "\n".join([*lead, "", table(report), "", *report["words"]])
 
 
 def scheduled(config: Plan, model: "LongSkipModel") -> "tuple[SkipCacheConfig | None, Planned]":

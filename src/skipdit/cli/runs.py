@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,12 +28,13 @@ from skipdit.cli.wanted import Wanted
 from skipdit.evaluation.compare import Way, plan_of
 from skipdit.files import lock_folder
 from skipdit.hub import load_pipeline, parts
-from skipdit.hub.load import files_of, published_scheduler
+from skipdit.hub.load import files_of, find_plan, published_scheduler
 from skipdit.hub.lora import load_lora
 from skipdit.hub.records import Seen, snapshot
 from skipdit.hub.sketch import sketch
 from skipdit.pipelines.draw import Settings, draw
 from skipdit.randomness import generator
+from skipdit.tuning.plans import PLAN, SCHEDULER, SavedPlan
 
 SOURCE = ("scheduler", "vae", "base", "beta_end", "weights")  # flags that say what is loaded, beside MODEL
 UNKNOWN = ("negative_prompt",)  # to a pipeline without weights: the usual one is the tokenizer's
@@ -93,11 +95,12 @@ def prepared(config: Any) -> list[Run]:
 
     Raises before downloading if the settings alone rule a run out, else before drawing.
     """
-    config = tasks.with_recipe(config)
+    plan = None if config.plan is None else plan_for(config)
+    config = tasks.with_recipe(config if plan is None else replace(config, steps=plan.steps))
     check_place(device=config.device, offload=config.offload)
     asked = [(each, wanted.read_prompts(each)) for each in wanted.one_a_file(config)]
     source = {name: getattr(config, name) for name in SOURCE}
-    sketched = checked_sketch(config, sketch(config.model, **source), asked)
+    sketched = checked_sketch(config, with_plan(sketch(config.model, **source), plan), asked, plan)
     finished = [has_nothing_to_draw(run) for run in sketched]
     for run, done in zip(sketched, finished):
         if done:
@@ -106,17 +109,40 @@ def prepared(config: Any) -> list[Run]:
     if not asked:
         return []
     announce(parts.absent(config.model, vae=config.vae, base=config.base))
-    runs = [replace(run, files=sketched[0].files) for run in runs_of(load_pipeline(config.model, **source), asked)]
+    pipeline = with_plan(load_pipeline(config.model, **source), plan)
+    runs = [replace(run, files=sketched[0].files) for run in runs_of(pipeline, asked, plan)]
+    if plan is not None:
+        plan.warn_of_another(pipeline, guidance_scale=runs[0].settings.guidance_scale)
     equip(runs[0].pipeline, config)
     return runs
 
 
-def checked_sketch(config: Any, pipeline: DiffusionPipeline, asked: Asked) -> list[Run]:
+def plan_for(config: Any) -> SavedPlan:
+    """The plan that is asked for; ValueError beside a flag that it decides."""
+    given = [name for name in ("scheduler", "steps") if getattr(config, name) is not None]
+    given += ["cache"] * (config.cache != type(config.cache)())
+    if given:
+        raise ValueError(f"{given[0]} is given beside plan {config.plan!r}, which decides it: leave it out")
+    return find_plan(config.plan, config.model)
+
+
+def with_plan(pipeline: DiffusionPipeline, plan: SavedPlan | None) -> DiffusionPipeline:
+    """The pipeline with the scheduler of a plan; the cache is turned on with all others."""
+    if plan is not None:
+        plan.step_by(pipeline)
+    return pipeline
+
+
+def checked_sketch(
+    config: Any, pipeline: DiffusionPipeline, asked: Asked, plan: SavedPlan | None
+) -> list[Run]:
     """Ask a pipeline without weights all that the whole one is asked, and whether its samples go on with others."""
-    runs = runs_of(pipeline, asked)
+    runs = runs_of(pipeline, asked, plan)
     named = [name for name in (config.model, config.vae, config.base, config.lora) if name is not None]
     before = {path: file for run in runs for path, file in records.recorded_files(run.output).items()}
-    files = snapshot([file for name in named for file in files_of(name)], before)
+    written = plan is not None and plan.scheduler is not None
+    planned_by = [Path(plan.name) / PLAN, Path(plan.name) / SCHEDULER] if written else []
+    files = snapshot([*planned_by, *(file for name in named for file in files_of(name))], before)
     runs = [replace(run, files=files) for run in runs]
     for run in runs:
         records.check_goes_on(run.output, run.record, alone=run.config.shard is None, unknown=UNKNOWN)
@@ -143,14 +169,17 @@ def add_lora(config: Any, pipeline: DiffusionPipeline) -> None:
         load_lora(pipeline.transformer, config.lora, scale=config.lora_scale)
 
 
-def runs_of(pipeline: DiffusionPipeline, asked: Asked) -> list[Run]:
-    usual = published_scheduler(pipeline.transformer)
-    return [run_of(replace(each, scheduler=each.scheduler or usual), pipeline, prompts) for each, prompts in asked]
+def runs_of(pipeline: DiffusionPipeline, asked: Asked, plan: SavedPlan | None = None) -> list[Run]:
+    usual = published_scheduler(pipeline.transformer) if plan is None else "tuned"
+    return [
+        run_of(replace(each, scheduler=each.scheduler or usual), pipeline, prompts, plan) for each, prompts in asked
+    ]
 
 
-def run_of(config: Any, pipeline: DiffusionPipeline, prompts: list[str]) -> Run:
+def run_of(config: Any, pipeline: DiffusionPipeline, prompts: list[str], plan: SavedPlan | None) -> Run:
     """ValueError for what the model cannot do."""
-    cache = config.cache.config(tasks.task_of(pipeline), depth=pipeline.transformer.depth)
+    flags = config.cache.config(tasks.task_of(pipeline), depth=pipeline.transformer.depth)
+    cache = flags if plan is None else plan.cache
     unit = tasks.check_flags(config, pipeline)
     config = tasks.with_class_ids(config, pipeline)
     output = outputs.output_of(config, unit)

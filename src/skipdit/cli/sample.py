@@ -66,6 +66,8 @@ class Sample:
     """`skipdit models NAME` shows the published number"""
     scheduler: Annotated[str | None, left_out("NAME", "(default: ddpm, for videos of text ddim-leading)")] = None
     """ddpm, ddim, ddim-leading, dpm++ (also dpmms), dpm++-sde, unipc, euler, euler-a, heun"""
+    plan: Annotated[str | None, left_out("PLAN")] = None
+    """a folder that `skipdit tune` wrote, or high, balanced or fast: it brings scheduler, steps and cache"""
     beta_end: Annotated[float | None, left_out("B", "(default: 0.018, up to version 1.1 0.03)")] = None
     """where the noise of HunyuanDiT ends (the published command says 0.02)"""
     guidance_scale: Annotated[float | None, left_out("SCALE", "(default: 1.5, videos 4, images of text 6)")] = None

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from diffusers import DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 from tqdm import tqdm
 
@@ -24,10 +25,11 @@ from skipdit.randomness import generator
 
 @dataclass(frozen=True)
 class Way:
-    """One way to draw: a number of steps, and a cache or none."""
+    """One way to draw: a number of steps, a cache or none, and a scheduler where it is not the pipeline's own."""
 
     steps: int
     cache: SkipCacheConfig | None = None
+    scheduler: SchedulerMixin | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def timesteps_of(pipeline: DiffusionPipeline, steps: int) -> list[float]:
 
 
 def plan_of(pipeline: DiffusionPipeline, way: Way) -> Plan:
-    timesteps = timesteps_of(pipeline, way.steps)
+    with stepping(pipeline, way.scheduler):
+        timesteps = timesteps_of(pipeline, way.steps)
     if way.cache is None:
         return Plan([True] * len(timesteps))
     way.cache.check_depth(pipeline.transformer.depth)
@@ -91,7 +94,7 @@ def draw_way(
     """
     model, settings = pipeline.transformer, Settings(way.steps, sampling.guidance_scale, sampling.guidance_channels)
     noise = [generator(sampling.seed, first + index) for index in range(len(sampling.subjects))]
-    with caching(model, way.cache):
+    with caching(model, way.cache), stepping(pipeline, way.scheduler):
         samples = draw(pipeline, sampling.subjects, noise, settings)
         stats = model.cache_stats() if way.cache else {}
     return samples, stats
@@ -108,6 +111,17 @@ def caching(model: LongSkipModel, cache: SkipCacheConfig | None) -> Iterator[Non
         yield
     finally:
         model.disable_cache()
+
+
+@contextmanager
+def stepping(pipeline: DiffusionPipeline, scheduler: SchedulerMixin | None) -> Iterator[None]:
+    """With another scheduler in the pipeline, its own again afterwards."""
+    own = pipeline.scheduler
+    pipeline.scheduler = own if scheduler is None else scheduler
+    try:
+        yield
+    finally:
+        pipeline.scheduler = own
 
 
 def controls(pipeline: DiffusionPipeline, way: Way, sampling: Sampling) -> dict[str, Way]:

@@ -36,6 +36,7 @@ from skipdit.pipelines import ClassToImagePipeline, ClassToVideoPipeline, PixelA
 from skipdit.pipelines.class_names import read_names
 from skipdit.pipelines.schedulers import BETAS, HUNYUAN_V1_1, HUNYUAN_V1_2, LINEAR, Noise, make_scheduler
 from skipdit.spelling import did_you_mean
+from skipdit.tuning.plans import QUALITIES, SavedPlan, read_plan
 
 EMBEDDED = (
     "fashion-skip", "fashion-dit", "moving-digits-skip", "moving-digits-latte", "captioned-digits-skip",
@@ -45,6 +46,7 @@ CLASS_NAMES = {
     **dict.fromkeys(("fashion-skip", "fashion-dit"), FASHION_CLASSES),
     **dict.fromkeys(("moving-digits-skip", "moving-digits-latte"), moving_digits.CLASS_NAMES),
 }
+SPEEDS = {"high": "2x", "balanced": "3x", "fast": "4x"}  # of the plans of embedded models
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".bin", ".tar")  # that are read: model.pth.tar
 MODELS = {
     "DiT": DiT, "Latte": Latte, "LatteT2V": LatteT2V, "HunyuanDiT": HunyuanDiT,
@@ -89,6 +91,7 @@ def load_pipeline(
     base: str | None = None,
     beta_end: float | None = None,
     weights: str | None = None,
+    plan: str | Path | None = None,
     dtype: torch.dtype | str = torch.float32,
     device: torch.device | str = "cpu",
 ) -> DiffusionPipeline:
@@ -113,6 +116,9 @@ def load_pipeline(
         beta_end: of the noise that the model was trained with. Left out, it is what the pipeline folder says or, for a
             model that comes without a pipeline, the published one of its version (`published_noise`).
         weights: which of a file that has several, as `load_model` takes it.
+        plan: folder of a plan that `skipdit tune` wrote, or high, balanced, fast; it brings scheduler and cache. Draw
+            with its number of steps. By quality it is the plan that the package has for an embedded model, at a half, a
+            third and a quarter of the calls, and for another model a solver that needs no tuning.
         dtype, device: of every part, themselves or by name ("bf16", "cuda").
 
     Raises:
@@ -122,6 +128,7 @@ def load_pipeline(
         OSError: a package that reads text is not installed.
     """
     dtype, known = read_dtype(dtype), registry.REGISTRY.get(source)
+    tuned = None if plan is None else find_plan(plan, source, scheduler)
     check_device(device)
     if known is not None:
         check_parts(class_of(known), vae=vae, base=base)  # before anything is downloaded
@@ -142,7 +149,22 @@ def load_pipeline(
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):  # not its own `to`, which warns of every dtype (diffusers 0.42)
             torch.nn.Module.to(part, device, dtype)
+    if tuned is not None:
+        tuned.warn_of_another(pipe)
+        tuned.use(pipe)
     return pipe
+
+
+def find_plan(plan: str | Path, source: str | None = None, scheduler: str | None = None) -> SavedPlan:
+    """The plan in a folder, of the package by its name, or by quality; ValueError for a scheduler beside it."""
+    if scheduler is not None:
+        raise ValueError(f"scheduler is {scheduler!r} beside plan {str(plan)!r}, which brings its own: leave it out")
+    if plan in QUALITIES and not Path(plan).exists():
+        own = embedded_folder("plans") / f"{source}-{SPEEDS[plan]}"
+        calls = QUALITIES[plan]
+        return read_plan(own) if own.exists() else SavedPlan(None, calls, calls, name=f"plan {plan}")
+    own = embedded_folder("plans") / plan
+    return read_plan(own if own.exists() and not Path(plan).exists() else plan)
 
 
 def names_of_classes(source: str) -> dict[str, str] | None:

@@ -209,7 +209,8 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
         if isinstance(generator, list) and len(generator) != count:
             given = f"{len(generator)} generators for {count} {self.unit}s"
             raise ValueError(f"{given}: give one, or one for each {self.unit}")
-        if "beta_start" not in inspect.signature(type(self.scheduler).__init__).parameters:
+        sampler = getattr(self.scheduler, "base", self.scheduler)  # a tuned plan takes the steps of its base
+        if "beta_start" not in inspect.signature(type(sampler).__init__).parameters:
             kind = type(self.scheduler).__name__
             raise ValueError(f"scheduler is a {kind}, whose noise has no betas as this model's: take another")
         if (kind := type(self.scheduler).__name__) in NOT_FROM_NOISE:

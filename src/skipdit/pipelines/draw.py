@@ -98,9 +98,10 @@ def draw_texts(pipeline: DiffusionPipeline, subjects, generators, settings, on_s
 
 @singledispatch
 def draw_text(
-    pipeline: DiffusionPipeline, prompt: str, noise: list[torch.Generator], settings: Settings, on_step: OnCall
-) -> Tensor:
-    """Samples of one prompt, each from noise of its own."""
+    pipeline: DiffusionPipeline, prompt: str | Sequence[str], noise: list[torch.Generator], settings: Settings,
+    on_step: OnCall,
+) -> Tensor:  # fmt: skip
+    """Samples of one prompt, or of one each, as one batch; each from noise of its own."""
     raise foreign(pipeline)
 
 
@@ -109,11 +110,11 @@ def draw_text(
 def draw_clips_of_text(pipeline: LattePipeline, prompt, noise, settings, on_step) -> Tensor:
     """Clips [B, F, C, H, W]."""
     guides = settings.guidance_scale > 1
-    text, negative = pipeline.encode_prompt(prompt, guides, negative_prompt=settings.negative_prompt)
+    text, negative = encode_alike(pipeline, prompt, len(noise), settings)
     config, scale = pipeline.transformer.config, pipeline.vae_scale_factor
     latents = pipeline(
-        prompt_embeds=text.repeat(len(noise), 1, 1),
-        negative_prompt_embeds=negative.repeat(len(noise), 1, 1) if guides else None,
+        prompt_embeds=text,
+        negative_prompt_embeds=negative if guides else None,
         negative_prompt=None,
         mask_feature=False,  # the text is cut to its tokens already
         guidance_scale=settings.guidance_scale,
@@ -129,6 +130,25 @@ def draw_clips_of_text(pipeline: LattePipeline, prompt, noise, settings, on_step
     clips = [pipeline.decode_latents(clip, clip.shape[2], settings.decode_chunk_size) for clip in latents.split(1)]
     pipeline.maybe_free_model_hooks()
     return pipeline.video_processor.postprocess_video(torch.cat(clips), output_type="pt").cpu()
+
+
+def encode_alike(
+    pipeline: LattePipeline, prompt: str | Sequence[str], copies: int, settings: Settings
+) -> tuple[Tensor, Tensor | None]:
+    """States [B, T, D] of one prompt, or of as many as there are copies, and of what to keep away from.
+
+    Raises: ValueError for prompts of several lengths, since the model would attend to padding.
+    """
+    guides, prompts = settings.guidance_scale > 1, [prompt] * copies if isinstance(prompt, str) else list(prompt)
+    encoded = {
+        each: pipeline.encode_prompt(each, guides, negative_prompt=settings.negative_prompt)
+        for each in dict.fromkeys(prompts)
+    }
+    lengths = sorted({text.shape[1] for text, _ in encoded.values()})
+    if len(lengths) > 1:
+        raise ValueError(f"prompts of one batch have {lengths[0]} to {lengths[-1]} tokens: give prompts of one length")
+    texts, negatives = zip(*(encoded[each] for each in prompts))
+    return torch.cat(texts), torch.cat(negatives) if guides else None
 
 
 def told_of_steps(on_step: Callable[[], None]) -> Callable:

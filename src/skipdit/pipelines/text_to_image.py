@@ -3,6 +3,7 @@
 The pipeline brings CLIP's image processor along, which takes time and says so where torchvision is missing.
 """
 
+from collections.abc import Sequence
 from functools import wraps
 from typing import Any
 
@@ -79,8 +80,22 @@ def draw_images_of_text(pipeline: Published, prompt, noise, settings, on_step) -
     return pipeline.image_processor.postprocess(pictures, output_type="pt", do_denormalize=spread).cpu()
 
 
-def encoded(pipeline: Published, prompt: str, settings: Settings, *, copies: int) -> dict[str, Tensor | None]:
-    """The text of both encoders as the pipeline takes it, the same for all copies; none to keep away from unguided."""
+def encoded(
+    pipeline: Published, prompt: str | Sequence[str], settings: Settings, *, copies: int
+) -> dict[str, Tensor | None]:
+    """The text of both encoders as the pipeline takes it, of one prompt for all copies or of one each.
+
+    There is none to keep away from unguided.
+    """
+    prompts = [prompt] * copies if isinstance(prompt, str) else list(prompt)
+    alone = {each: encoded_once(pipeline, each, settings) for each in dict.fromkeys(prompts)}
+    return {
+        name: tensor if tensor is None else torch.cat([alone[each][name] for each in prompts])
+        for name, tensor in alone[prompts[0]].items()
+    }
+
+
+def encoded_once(pipeline: Published, prompt: str, settings: Settings) -> dict[str, Tensor | None]:
     guides, texts = settings.guidance_scale > 1, {}
     for index, suffix in enumerate(("", "_2")):
         text, negative, mask, negative_mask = pipeline.encode_prompt(
@@ -89,7 +104,7 @@ def encoded(pipeline: Published, prompt: str, settings: Settings, *, copies: int
         )  # fmt: skip
         texts |= {f"prompt_embeds{suffix}": text, f"prompt_attention_mask{suffix}": mask}
         texts |= {f"negative_prompt_embeds{suffix}": negative, f"negative_prompt_attention_mask{suffix}": negative_mask}
-    return {name: tensor if tensor is None else tensor.repeat_interleave(copies, 0) for name, tensor in texts.items()}
+    return texts
 
 
 @check.register
