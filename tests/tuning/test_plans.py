@@ -8,7 +8,7 @@ from diffusers import DPMSolverMultistepScheduler
 
 from skipdit.caching import SkipCacheConfig
 from skipdit.hub import load_pipeline
-from skipdit.hub.load import planned
+from skipdit.hub.load import find_plan
 from skipdit.pipelines.schedulers import make_scheduler
 from skipdit.tuning import TunedScheduler, read_plan, write_plan
 from skipdit.tuning.fingerprint import fingerprint
@@ -117,6 +117,6 @@ def test_by_quality_a_model_without_a_plan_gets_a_solver_that_needs_none(tmp_pat
 
 @pytest.mark.parametrize(("name", "calls"), [("high", 25), ("balanced", 16), ("fast", 12)])
 def test_by_quality_an_embedded_model_gets_its_own_plan(name, calls):
-    plan = planned(name, "fashion-skip")
+    plan = find_plan(name, "fashion-skip")
     assert (plan.calls, plan.steps) == (calls, 50)
     assert isinstance(plan.scheduler, TunedScheduler)

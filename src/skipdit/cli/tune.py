@@ -12,7 +12,6 @@ import tyro
 from skipdit.cli.bench import machine
 from skipdit.cli.download import announce
 from skipdit.cli.flags import check_place, check_positive, check_seed, left_out, parse, place
-from skipdit.cli.sample import Weights
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -58,7 +57,7 @@ class Tune:
     """of the noise that is held out; the fit has that of seed + 1"""
     out: Path = Path("out/plan")
     """a folder; what an earlier search found there is where this one begins"""
-    weights: Annotated[Weights | None, left_out("{ema,model,module,state_dict}")] = None
+    weights: Annotated[str | None, left_out("NAME", "(default: the averaged, where there are any)")] = None
     vae: Annotated[str | None, left_out("NAME|FOLDER")] = None
     base: Annotated[str | None, left_out("NAME|FOLDER")] = None
     beta_end: Annotated[float | None, left_out("B")] = None
