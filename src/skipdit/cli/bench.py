@@ -44,7 +44,8 @@ class Bench:
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """an embedded or published model (`skipdit models`; downloaded where missing), a model or pipeline folder, or a
-    checkpoint file"""
+    checkpoint file; of models that others wrote a pipeline folder of diffusers, or module:function that returns a
+    pipeline, alone or with the arguments of its call"""
     weights: Annotated[str | None, left_out("NAME", "(default: the averaged, where there are any)")] = None
     """which weights of a checkpoint file that has several: ema, model, module, state_dict and the like"""
     out: Path = Path("out/bench.json")
@@ -96,8 +97,11 @@ def command(arguments: Sequence[str]) -> None:
 def bench(config: Bench) -> dict[str, "Result"]:
     """Measure; prints the table, writes the JSON and returns the results by name."""
     from skipdit.evaluation.compare import compare, table
+    from skipdit.evaluation.foreign import is_foreign
 
     check(config)
+    if is_foreign(config.model):
+        return bench_foreign(config)
     config = resolved(config)
     pipeline = loaded(config)
     cache, sampling = asked(config, pipeline)
@@ -110,6 +114,35 @@ def bench(config: Bench) -> dict[str, "Result"]:
     print(table(results))
     print(exact_lines(pipeline, config, sampling, results))
     write(config, cache, sampling, results)
+    return results
+
+
+def bench_foreign(config: Bench) -> dict[str, "Result"]:
+    """The same table for a pipeline that somebody else wrote, its denoiser attached."""
+    from skipdit.caching import SkipCacheConfig
+    from skipdit.evaluation.compare import Sampling, table
+    from skipdit.evaluation.foreign import compare_foreign, load_foreign
+
+    useless = ("weights", "vae", "base", "plan", "beta_end", "guidance_channels", "scheduler")
+    if given := [name for name in useless if getattr(config, name) is not None]:
+        raise ValueError(f"{given[0]} is given for a pipeline of others: set it in the function that returns it")
+    subjects = config.prompt or tuple(map(int, config.classes))
+    number = config.num_images or max(1, len(subjects))
+    subjects = [subjects[index % len(subjects)] for index in range(number)] if subjects else []
+    call = {"prompt" if config.prompt else "class_labels": subjects} if subjects else {}
+    call |= {} if config.guidance_scale is None else {"guidance_scale": config.guidance_scale}
+    cache, steps = config.cache.config("class-to-image") or SkipCacheConfig(), config.steps or 50
+    foreign = load_foreign(config.model)
+    place(foreign.pipeline, device=config.device, dtype=config.dtype)
+    if config.compile:
+        foreign.attachment.model.compile()
+    results = compare_foreign(
+        foreign, cache, call, steps=steps, number=number, seed=config.seed, repeats=config.repeats,
+        warmup=config.warmup,
+    )  # fmt: skip
+    print(table(results))
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    write(config, cache, Sampling(tuple(subjects), config.guidance_scale or 1.0, seed=config.seed), results)
     return results
 
 
