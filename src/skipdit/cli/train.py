@@ -1,10 +1,14 @@
-"""`skipdit train RECIPE`: a whole run, which goes on where it stopped when called again."""
+"""`skipdit train RECIPE`, or `skipdit train --data FOLDER`: a whole run, which goes on where it stopped."""
 
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+
+from skipdit.cli.flags import left_out
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -13,19 +17,89 @@ if TYPE_CHECKING:
     from skipdit.data import Dataset
     from skipdit.models.base import LongSkipModel
     from skipdit.training import Report, TrainConfig
+    from skipdit.training.loop import Run
 
 IMAGE_COLUMNS, PREVIEW_SIDE = 10, 64  # pixels that an image takes at least
+
+
+@dataclass(frozen=True)
+class Yours:
+    """Train a model on data of yours. Every setting of a run may follow, as --steps 5000, --batch-size 32 or
+    --model.hidden-size 96: `skipdit train digits --help` lists them.
+    """
+
+    data: str
+    """a folder that has a folder of images for each class, or module:function, which returns a data set"""
+    out: Path = Path("runs/mine")
+    """the run's folder; `skipdit sample` takes it when the run has ended"""
+    size: Annotated[str | None, left_out("S/2|B/4|...", "(default: S/2)")] = None
+    """a published size: width and depth by letter (S, B, L, XL), then the patch"""
+    skips: Annotated[int | None, left_out("M", "(default: half the depth)")] = None
+    """long skips; 0 is a vanilla model"""
+    init: Annotated[str | None, left_out("MODEL")] = None
+    """begin with the weights of an embedded or published model, a folder or a file, in the place of --size"""
+    upcycle: Annotated[int | None, left_out("M")] = None
+    """add M long skips to a vanilla --init"""
+    fuse: Annotated[Literal["residual", "replace"] | None, left_out("{residual,replace}")] = None
+    """how a skip is merged: added to the stream, with no effect at first (default with --upcycle), or in its place,
+    as published (default else)"""
+    image_size: Annotated[int | None, left_out("S", "(default: that of the smallest image, at most 64)")] = None
+    """height and width to which images are cropped"""
 
 
 def command(arguments: Sequence[str]) -> None:
     from skipdit.recipes import RECIPES
 
+    if any(argument.partition("=")[0] == "--data" for argument in arguments):
+        own = without_bare_skips(arguments)
+        yours, settings = tyro.cli(Yours, prog="skipdit train", args=own, return_unknown_args=True)
+        return train(parsed(begin_config(yours), settings))
     recipes = tyro.extras.subcommand_type_from_defaults(
         {name: recipe() for name, recipe in RECIPES.items()},
         descriptions={name: recipe.__doc__ for name, recipe in RECIPES.items()},
     )
+    train(parsed(recipes, arguments, description=f"{__doc__}\n\n`skipdit train --data FOLDER --help`: on your data."))
+
+
+def without_bare_skips(arguments: Sequence[str]) -> list[str]:
+    """--skips by itself is what it is where it is left out."""
+    following = [*arguments[1:], "-"]
+    return [name for name, after in zip(arguments, following) if name != "--skips" or not after.startswith("-")]
+
+
+def parsed(default: Any, arguments: Sequence[str], **told: Any) -> "TrainConfig":
+    """A recipe, or one of several, with the settings of a command line. Raises: ValueError for an unknown one."""
+    from skipdit.spelling import did_you_mean
+    from skipdit.training import TrainConfig
+
     as_given = (tyro.conf.AvoidSubcommands,)  # a recipe's kind of model is no choice; its settings are
-    train(tyro.cli(recipes, prog="skipdit train", description=__doc__, args=arguments, config=as_given))
+    kind, start = (TrainConfig, {"default": default}) if isinstance(default, TrainConfig) else (default, {})
+    config, unknown = tyro.cli(
+        kind, prog="skipdit train", args=arguments, config=as_given, return_unknown_args=True, **told, **start
+    )
+    if unknown:
+        near = did_you_mean(unknown[0].strip("-"), spelled(config))
+        raise ValueError(f"unknown setting {unknown[0]}: {near}`skipdit train digits --help` lists them")
+    return config
+
+
+def spelled(config: "TrainConfig") -> list[str]:
+    """The names of all settings, as flags spell them."""
+    from dataclasses import asdict
+
+    settings = asdict(config)
+    nested = [f"{outer}.{name}" for outer, inner in settings.items() if isinstance(inner, dict) for name in inner]
+    return [name.replace("_", "-") for name in (*settings, *nested)]
+
+
+def begin_config(yours: Yours) -> "TrainConfig":
+    """The run that the flags of `Yours` describe, before the settings that follow them."""
+    from skipdit.recipes.yours import yours as recipe
+
+    return recipe(
+        yours.data, yours.out, size=yours.size, skips=yours.skips, init=yours.init, upcycle=yours.upcycle,
+        fuse=yours.fuse, image_size=yours.image_size,
+    )  # fmt: skip
 
 
 def train(config: "TrainConfig") -> None:
@@ -39,6 +113,11 @@ def train(config: "TrainConfig") -> None:
     started = training.checkpointed_step(config.out)
     with tqdm(total=config.steps, initial=started, desc="training", unit="step", smoothing=0.05) as bar:
 
+        def begin(run: "Run") -> None:
+            if run.fresh:
+                new = " and ".join(run.fresh)
+                bar.write(f"skipdit: {config.init} lends its weights; new are {new}", file=sys.stderr)
+
         def show(report: "Report") -> None:
             bar.update()
             if report.step % config.log_every == 0:
@@ -50,12 +129,12 @@ def train(config: "TrainConfig") -> None:
             save_png(sheet(samples.movedim(model.channel_dim, -3)), path)
 
         try:
-            training.train(config, on_step=show, preview=draw)
+            training.train(config, on_start=begin, on_step=show, preview=draw)
         except KeyboardInterrupt as stop:
             saved = training.checkpointed_step(config.out)
             goes_on = f"the same command goes on at step {saved} of {config.steps}"
             raise KeyboardInterrupt(f"interrupted; {goes_on}") from stop
-    print(f"{config.out / 'model'}: {config.steps} steps on {config.dataset}")
+    print(f"{config.out / 'model'}: {config.steps} steps on {config.data_folder or config.dataset}")
 
 
 def sheet(samples: "Tensor") -> "Image":

@@ -40,6 +40,7 @@ CLASS_NAMES = {
     **dict.fromkeys(("fashion-skip", "fashion-dit"), FASHION_CLASSES),
     **dict.fromkeys(("moving-digits-skip", "moving-digits-latte"), moving_digits.CLASS_NAMES),
 }
+TRAINED = "model"  # the folder of the model in that of a training run
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".bin", ".tar")  # that are read: model.pth.tar
 MODELS = {
     "DiT": DiT, "Latte": Latte, "LatteT2V": LatteT2V, "HunyuanDiT": HunyuanDiT,
@@ -136,13 +137,13 @@ def load_pipeline(
 
 
 def names_of_classes(source: str) -> dict[int, str] | None:
-    """What the classes of a model are called: of an embedded one, or as the index of a pipeline folder says."""
+    """What the classes of a model are called: of an embedded one, or as its pipeline's index or its config says."""
     if source in CLASS_NAMES:
         return dict(enumerate(CLASS_NAMES[source]))
-    index = {} if source in registry.REGISTRY else locate(source)
-    if not index or not is_pipeline(index):
+    if source in registry.REGISTRY or not (folder := locate(source)).is_dir():
         return None
-    return read_config(index, "model_index.json").get("id2label")
+    index = read_config(folder, "model_index.json") if is_pipeline(folder) else {}
+    return index.get("id2label") or model_config(source).get("id2label")
 
 
 def scheduler_for(
@@ -251,7 +252,8 @@ def locate(source: str) -> Path:
     """Where a model or a part lies; a published one is downloaded where it is missing."""
     if source in registry.REGISTRY:
         return located(source) or download(source, parts=False)[source]
-    return embedded_folder(source) if source in EMBEDDED else Path(source)
+    path = embedded_folder(source) if source in EMBEDDED else Path(source)
+    return path / TRAINED if (path / TRAINED / "config.json").exists() else path
 
 
 def files_of(source: str) -> list[Path]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from skipdit.data import Dataset
+from skipdit.data import Crop, Dataset
 from skipdit.diffusion.schedule import NUM_TRAIN_STEPS
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.written_out import write_out_attention
@@ -32,6 +32,9 @@ class Architecture:
     fuse: Literal["replace", "residual"] = "replace"
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     """what the model says: the noise (published), the clean sample, or their mixture v"""
+    mlp_ratio: float = 4.0
+    id2label: dict[str, str] | None = None
+    """what the classes are called, by their ids"""
 
     def build(self) -> DiT:
         return DiT(**asdict(self))
@@ -174,14 +177,25 @@ class TrainConfig:
 
     out: Path
     """folder of checkpoints, previews, loss.csv and the trained model"""
-    dataset: Literal["fashion-mnist", "digits", "moving-digits", "captioned-digits", "emoji"] = "fashion-mnist"
+    dataset: str = "fashion-mnist"
+    """fashion-mnist, digits, moving-digits, captioned-digits, emoji, images (a folder of yours), or module:function"""
     data_folder: Path | None = None
     """where the data lies, when not where its package puts it"""
+    crop: Crop | None = None
+    """how the files of a folder of yours become images"""
     model: Architecture | LatteArchitecture | LatteT2VArchitecture | HunyuanDiTArchitecture = field(
         default_factory=Architecture
     )
+    init: str | None = None
+    """a model to begin with the weights of: an embedded or published one, a folder or a file; skips that it lacks are
+    drawn anew, as is the table of its classes where their number differs"""
+    skips_only: int = 0
+    """steps at the beginning in which nothing but the long skips learns"""
+    skips_only_rate: float | None = None
+    """learning rate of these steps; that of the others where it is left out"""
     steps: int = 20_000
     batch_size: int = 128
+    """samples a step, of all processes together"""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon: Muon for the matrices inside the layers, AdamW for the rest; it needs torch 2.9"""
     learning_rate: float = 1e-4
@@ -225,6 +239,11 @@ class TrainConfig:
                 f"checkpoint_every is {self.checkpoint_every}: it must be a multiple of log_every ({self.log_every}),"
                 " so that a resumed run writes the same loss.csv"
             )
+        if not 0 <= self.skips_only < self.steps or self.skips_only and not self.model.num_skips:
+            room = f"0 to steps - 1 ({self.steps - 1})" if self.model.num_skips else "a model with skips"
+            raise ValueError(f"skips_only is {self.skips_only}: it takes {room}")
+        if self.skips_only_rate is not None and not (self.skips_only and self.skips_only_rate > 0):
+            raise ValueError(f"skips_only_rate is {self.skips_only_rate}: it takes a rate above 0 and skips_only steps")
         if (self.decay == "trapezoid") != (self.cooldown is not None):
             raise ValueError(
                 f"decay is {self.decay} and cooldown {self.cooldown}: a trapezoid needs one, no other decay has one"

@@ -26,6 +26,7 @@ from skipdit.models.base import LongSkipModel
 from skipdit.randomness import generator
 from skipdit.training import checkpoint
 from skipdit.training.batches import batch_indices
+from skipdit.training.beginning import SKIPS, begin_from
 from skipdit.training.config import TrainConfig
 from skipdit.training.ema import EMA
 from skipdit.training.optimizer import Optimizer, make_optimizer
@@ -55,17 +56,20 @@ class Run:
     dataset: Dataset
     schedule: NoiseSchedule
     data: str
+    fresh: list[str]  # what a pretrained model did not bring
     step: int = 0
     pending: list[Report] = field(default_factory=list)  # of steps since the last row of loss.csv
 
 
-def start(config: TrainConfig) -> Run:
-    """A run at its newest checkpoint, or at step 0 where there is none."""
-    dataset = data.load(config.dataset, folder=config.data_folder)
+def start(config: TrainConfig, dataset: Dataset | None = None) -> Run:
+    """A run at its newest checkpoint, or at step 0 where there is none; on `dataset` in the place of the config's."""
+    dataset = data.load(config.dataset, folder=config.data_folder, crop=config.crop) if dataset is None else dataset
     check_fits(config, dataset)
     torch.manual_seed(config.seed)
-    model = config.model.build()
-    config.model.fit(model, dataset)
+    model, found = config.model.build(), checkpoint.checkpoints(config.out)
+    if config.init is None:
+        config.model.fit(model, dataset)
+    fresh = begin_from(model, config.init) if config.init is not None and not found else []
     model = model.to(config.device).train()
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
@@ -73,8 +77,8 @@ def start(config: TrainConfig) -> Run:
         config.model.write_out(model, dataset)  # as our own attention does there (docs/decisions/0006)
     optimizer = make_optimizer(model, config)
     ema, schedule = EMA(model, decay=config.ema_decay), NoiseSchedule.linear()
-    run = Run(config, model, ema, optimizer, dataset, schedule, data.digest(dataset))
-    if found := checkpoint.checkpoints(config.out):
+    run = Run(config, model, ema, optimizer, dataset, schedule, data.digest(dataset), fresh)
+    if found:
         state = checkpoint.load(
             found[-1], model=model, ema=run.ema, optimizer=optimizer, check_beside=check_pending
         )
@@ -129,6 +133,7 @@ def steps(run: Run) -> Iterator[Report]:
 def take_step(run: Run, forward: Callable[..., tuple[Tensor]]) -> Report:
     """One step of the optimizer and the EMA. Everything drawn in it is a function of (seed, step)."""
     rate = learning_rate(run.step, run.config)
+    choose_learners(run)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     losses = loss_of(run, forward)
@@ -139,6 +144,16 @@ def take_step(run: Run, forward: Callable[..., tuple[Tensor]]) -> Report:
     run.ema.update(run.model, step=run.step)
     run.step += 1
     return Report(run.step, *(term.detach().mean() for term in losses), norm, rate)
+
+
+def choose_learners(run: Run) -> None:
+    """Have nothing but the long skips learn in the first `skips_only` steps, and everything after them.
+
+    Source: the two stages in which the published LatteT2V-skip was trained.
+    """
+    for name, parameter in run.model.named_parameters():
+        if run.config.skips_only and name in run.ema.weights:
+            parameter.requires_grad_(run.step >= run.config.skips_only or SKIPS in name)
 
 
 def loss_of(run: Run, forward: Callable[..., tuple[Tensor]]) -> Losses:
@@ -175,6 +190,8 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     Before a trapezoid falls it does not depend on `steps`: until then a run can be told to end earlier or later, and
     takes the steps that it would have taken if told so from the start (Haegele et al. 2024, arXiv 2405.18392).
     """
+    if step < config.skips_only and config.skips_only_rate is not None:
+        return config.skips_only_rate
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
@@ -188,11 +205,14 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 def train(
     config: TrainConfig,
     *,
+    dataset: Dataset | None = None,
+    on_start: Callable[[Run], None] = lambda run: None,
     on_step: Callable[[Report], None] = lambda report: None,
     preview: Callable[[LongSkipModel, Dataset, Path], None] | None = None,
 ) -> LongSkipModel:
     """Run to the end, from the newest checkpoint of `config.out` if there is one; returns the model with EMA weights.
 
+    A `dataset` takes the place of the one that the config names, whose name then stands for it.
     Writes config.json, loss.csv, checkpoints, previews/ and the trained model's folder model/. Ctrl-C and SIGTERM end
     the run after its present step, with a checkpoint; a kill loses the steps since the last one and nothing else.
     Resuming gives the same bits as running through, and may be for more steps.
@@ -206,8 +226,9 @@ def train(
     """
     check_same_run(config)
     with alone_in(config.out):
-        run = start(config)
+        run = start(config, dataset)
         write_config(config)
+        on_start(run)
         log = LossLog(config.out / "loss.csv", keep_until=run.step, pending=run.pending)
         draw_preview(run, preview)  # which a kill may have prevented
         with signals_kept() as stop:

@@ -1,0 +1,114 @@
+"""A run on data of your own: its model is made for the data, or is a pretrained one that the data is cropped for."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from skipdit import data
+from skipdit.data.image_folder import GREY_MODES, Crop, class_names_of, image_names, read_header
+from skipdit.hub.sketch import model_of
+from skipdit.models.adaln import AdaLNTransformer, published_size
+from skipdit.training.config import Architecture, LatteArchitecture, TrainConfig
+
+LARGEST_SIDE = 64  # pixels of an image that is not asked to be larger: attention costs the fourth power of it
+SIZE = "S/2"
+
+
+def yours(
+    source: str,
+    out: Path = Path("runs/mine"),
+    *,
+    size: str | None = None,
+    skips: int | None = None,
+    init: str | None = None,
+    upcycle: int | None = None,
+    fuse: str | None = None,
+    image_size: int | None = None,
+) -> TrainConfig:
+    """A run on a folder of images, or on the data set that `module:function` returns, as `skipdit train --data` has it.
+
+    Raises: ValueError for settings that exclude each other; as the data set and the pretrained model do.
+    """
+    check_start(size=size, skips=skips, init=init, upcycle=upcycle, fuse=fuse)
+    lent = {} if init is None else lent_settings(init)
+    if ":" in source and not Path(source).exists():
+        if image_size is not None:
+            raise ValueError(f"image_size is {image_size}, but {source} is no folder of images: leave it out")
+        gives, files = data.load(source).gives, {}
+    else:
+        gives, files = of_folder(Path(source), image_size, patch=patch_of(size, lent), lent=lent)
+    depth, own = shaped(size, lent, gives)
+    merged = skips_of(depth, skips=skips, upcycle=upcycle, fuse=fuse, lent=lent)
+    kind = LatteArchitecture if "num_frames" in gives else Architecture
+    names = {str(number): name for number, name in enumerate(files.pop("class_names", ()))}
+    model = kind(**own | merged | {"id2label": names or None})
+    return TrainConfig(
+        out=out, model=model, init=init, **{"dataset": source} | files,
+        batch_size=64, learning_rate=3e-4, ema_decay=0.999, log_every=50, checkpoint_every=500, preview_every=500,
+    )  # fmt: skip
+
+
+def check_start(*, init: str | None, upcycle: int | None, fuse: str | None, **own: Any) -> None:
+    if init is None and upcycle is not None:
+        raise ValueError(f"upcycle is {upcycle} without init: name the vanilla model that gets skips, or take skips")
+    if init is not None and (beside := [name for name, value in own.items() if value is not None]):
+        remedy = "leave it out, or give upcycle for skips" if beside == ["skips"] else "leave one of them out"
+        raise ValueError(f"init is {init} beside {' and '.join(beside)}, which it settles: {remedy}")
+    if init is not None and fuse is not None and upcycle is None:
+        raise ValueError(f"fuse is {fuse} without upcycle: init settles how its own skips are merged, leave it out")
+
+
+def lent_settings(init: str) -> dict[str, Any]:
+    """The settings of the architecture of a pretrained DiT or Latte. Raises: ValueError for another class."""
+    model = model_of(init, None)
+    if not isinstance(model, AdaLNTransformer):
+        raise ValueError(f"init {init} is a {type(model).__name__}, which draws from text: take a DiT or a Latte")
+    return dict(model.config)
+
+
+def patch_of(size: str | None, lent: dict[str, Any]) -> int:
+    return lent["patch_size"] if lent else published_size(size or SIZE)["patch_size"]
+
+
+def of_folder(
+    folder: Path, image_size: int | None, *, patch: int, lent: dict[str, Any]
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """What the images of a folder give, and the settings of a run that read them."""
+    names = image_names(folder)
+    class_names = class_names_of(folder, names)
+    headers = [header for name in names if (header := read_header(folder / name)) is not None]
+    if not headers:
+        raise ValueError(f"none of the {len(names)} images in {folder} can be read: mend or replace them")
+    grey = all(header.mode in GREY_MODES for header in headers)
+    side = lent.get("sample_size") if image_size is None else image_size
+    if side is None:
+        side = min(LARGEST_SIDE, *(min(header.width, header.height) for header in headers))
+        side = max(side - side % patch, patch)
+    crop = Crop(side, channels=lent.get("in_channels", 1 if grey else 3))
+    gives = {"in_channels": crop.channels, "height": side, "width": side, "num_classes": len(class_names)}
+    return gives, {"dataset": "images", "data_folder": folder, "crop": crop, "class_names": class_names}
+
+
+def shaped(size: str | None, lent: dict[str, Any], gives: dict[str, int]) -> tuple[int, dict[str, Any]]:
+    """The depth and the settings of an architecture, of a published size or of the pretrained model, for the data."""
+    kind = LatteArchitecture if "num_frames" in gives else Architecture
+    if lent:
+        own = {field.name: lent[field.name] for field in fields(kind) if field.name in lent}
+    else:
+        own = published_size(size or SIZE)
+        own["depth"] //= 2 if "num_frames" in gives else 1  # a layer of a Latte has two blocks
+    given = {"sample_size": gives["height"], "in_channels": gives["in_channels"], "num_classes": gives["num_classes"]}
+    return own["depth"], own | given | {name: gives[name] for name in ("num_frames",) if name in gives}
+
+
+def skips_of(
+    depth: int, *, skips: int | None, upcycle: int | None, fuse: str | None, lent: dict[str, Any]
+) -> dict[str, Any]:
+    """How many skips the model has, and how they are merged."""
+    if upcycle is not None and lent["num_skips"]:
+        raise ValueError(f"upcycle is {upcycle}: init has {lent['num_skips']} skips already, leave it out")
+    if upcycle is not None:
+        return {"num_skips": upcycle, "fuse": fuse or "residual"}
+    if lent:
+        return {"num_skips": lent["num_skips"], "fuse": lent.get("fuse", "replace")}
+    return {"num_skips": depth // 2 if skips is None else skips, "fuse": fuse or "replace"}
