@@ -17,6 +17,7 @@ from diffusers.utils import logging
 from skipdit.data import moving_digits
 from skipdit.data.images import FASHION_CLASSES
 from skipdit.data.text import minilm, no_progress_bar
+from skipdit.diffusion import FLOW
 from skipdit.files import read_object
 from skipdit.hub import registry
 from skipdit.hub.architectures import ARCHITECTURES
@@ -155,7 +156,7 @@ def scheduler_for(
     those of the model. Raises: ValueError for an unknown name, or a `beta_end` out of bounds.
     """
     noise, predicted = published_noise(model), model.config.prediction_type
-    if folder is not None and (folder / "scheduler").exists():
+    if predicted != FLOW and folder is not None and (folder / "scheduler").exists():
         config = scheduler_config(folder / "scheduler")
         noise = replace(noise, **{key: config[key] for key in BETAS})
         predicted = config.get("prediction_type", "epsilon")  # which is what diffusers' schedulers default to
@@ -444,8 +445,9 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
 
 
 def published_scheduler(model: LongSkipModel) -> str:
+    """The published one of a class; Euler's steps for a model of a flow."""
     scheduler, _ = PUBLISHED[type(model)]
-    return scheduler
+    return "euler" if model.config.prediction_type == FLOW else scheduler
 
 
 def published_noise(model: LongSkipModel) -> Noise:

@@ -7,10 +7,13 @@ from typing import Literal
 import torch
 
 from skipdit.data import Crop, Dataset
+from skipdit.diffusion import FLOW, Process, process_of
 from skipdit.diffusion.schedule import NUM_TRAIN_STEPS
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.written_out import write_out_attention
 from skipdit.nn.blocks import standardise_inputs, statistics
+
+Predicted = Literal["epsilon", "sample", "v_prediction", "flow_prediction"]
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,19 @@ class Architecture:
     num_skips: int = 0
     """long skips, 0 to depth // 2"""
     fuse: Literal["replace", "residual"] = "replace"
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
-    """what the model says: the noise (published), the clean sample, or their mixture v"""
+    prediction_type: Predicted = "epsilon"
+    """what the model says: the noise (published), the clean sample, their mixture v, or the velocity of a flow"""
     mlp_ratio: float = 4.0
     id2label: dict[str, str] | None = None
     """what the classes are called, by their ids"""
 
     def build(self) -> DiT:
-        return DiT(**asdict(self))
+        return DiT(**asdict(self), **self.outputs)
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """A flow has no variance to learn, and so no channels for it."""
+        return {"out_channels": self.in_channels} if self.prediction_type == FLOW else {}
 
     def fit(self, model: DiT, dataset: Dataset) -> None:
         """Images in [-1, 1] and classes need no statistics of the data."""
@@ -65,7 +73,7 @@ class LatteArchitecture(Architecture):
     num_frames: int = 16
 
     def build(self) -> Latte:
-        return Latte(**asdict(self))
+        return Latte(**asdict(self), **self.outputs)
 
     @property
     def takes(self) -> dict[str, int]:
@@ -212,6 +220,10 @@ class TrainConfig:
     v_weight_cap: float | None = None
     """None: the loss is the error of what the model predicts. A number: the error of v that this stands for, where the
     weight 1 / (1 - alpha_bar_t) of the clean sample's error is at most this"""
+    min_snr: float | None = None
+    """weigh the loss by the clean sample's error, times the signal-to-noise ratio or this number if it is less"""
+    time: Literal["uniform", "logit-normal"] = "uniform"
+    """of a flow: which times are drawn"""
     ema_decay: float = 0.9999
     precision: Literal["fp32", "bf16"] = "bf16"
     """bf16 is autocast: weights, optimizer and EMA stay float32"""
@@ -261,7 +273,17 @@ class TrainConfig:
             raise ValueError(f"clip_grad_norm is {self.clip_grad_norm}: it must be above 0, or None")
         if self.v_weight_cap is not None and not self.v_weight_cap > 0:
             raise ValueError(f"v_weight_cap is {self.v_weight_cap}: it must be above 0, or None")
+        if self.min_snr is not None and not self.min_snr > 0:
+            raise ValueError(f"min_snr is {self.min_snr}: it must be above 0, or None")
+        self.process  # noqa: B018  (raises for settings that exclude each other)
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}: it must be in [0, 1)")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate is {self.learning_rate}: it must be above 0")
+
+    @property
+    def process(self) -> Process:
+        """What the model is trained on; ValueError for weights or times that cannot take effect."""
+        return process_of(
+            self.model.prediction_type, time=self.time, v_weight_cap=self.v_weight_cap, min_snr=self.min_snr
+        )

@@ -1,6 +1,6 @@
 """Training: data -> noised -> model -> loss -> optimizer -> EMA -> report, one step a yield.
 
-    t ~ uniform{0..999},  x_t = add_noise(x_0, noise, t),  loss = mse + vlb,  condition -> none with probability p
+    t,  x_t = add_noise(x_0, noise, t),  loss(model(x_t, t, condition)),  condition -> none with probability p
 """
 
 import csv
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from skipdit import data
 from skipdit.data import Dataset
-from skipdit.diffusion import Losses, NoiseSchedule, learned_range_loss, mse_loss
+from skipdit.diffusion import Losses, Process
 from skipdit.files import alone_in, read_object, whole_folder, write_text
 from skipdit.models.base import LongSkipModel
 from skipdit.randomness import generator
@@ -54,7 +54,7 @@ class Run:
     ema: EMA
     optimizer: Optimizer
     dataset: Dataset
-    schedule: NoiseSchedule
+    process: Process
     data: str
     fresh: list[str]  # what a pretrained model did not bring
     step: int = 0
@@ -76,8 +76,8 @@ def start(config: TrainConfig, dataset: Dataset | None = None) -> Run:
     if config.device == "cpu" and config.precision == "bf16":
         config.model.write_out(model, dataset)  # as our own attention does there (docs/decisions/0006)
     optimizer = make_optimizer(model, config)
-    ema, schedule = EMA(model, decay=config.ema_decay), NoiseSchedule.linear()
-    run = Run(config, model, ema, optimizer, dataset, schedule, data.digest(dataset), fresh)
+    ema = EMA(model, decay=config.ema_decay)
+    run = Run(config, model, ema, optimizer, dataset, config.process, data.digest(dataset), fresh)
     if found:
         state = checkpoint.load(
             found[-1], model=model, ema=run.ema, optimizer=optimizer, check_beside=check_pending
@@ -162,11 +162,10 @@ def loss_of(run: Run, forward: Callable[..., tuple[Tensor]]) -> Losses:
     device = torch.device(run.config.device).type
     with torch.autocast(device, torch.bfloat16, enabled=run.config.precision == "bf16"):
         output = forward(**inputs, return_dict=False)[0]
-    output, x_0, noise = (x.movedim(run.model.channel_dim, 1) for x in (output, targets["x_0"], targets["noise"]))
-    loss = learned_range_loss if output.shape[1] > x_0.shape[1] else mse_loss
-    said, cap = run.model.config.prediction_type, run.config.v_weight_cap
-    t, schedule = targets["t"], run.schedule
-    return loss(output, x_0=x_0, noise=noise, t=t, schedule=schedule, prediction=said, v_weight_cap=cap)
+    axis = run.model.channel_dim
+    samples = {name: x.movedim(axis, 1) for name, x in targets.items() if name != "t"}
+    samples["x_t"] = inputs["hidden_states"].movedim(axis, 1)
+    return run.process.loss(output.movedim(axis, 1), t=targets["t"], **samples)
 
 
 def noised_batch(run: Run) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -175,10 +174,10 @@ def noised_batch(run: Run) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     draw = generator(config.seed, 1, run.step)
     indices = batch_indices(run.step, dataset_size=len(dataset), batch_size=config.batch_size, seed=config.seed)
     x_0 = dataset.x_0(indices)
-    t = torch.randint(len(run.schedule), indices.shape, generator=draw)
+    t = run.process.draw_t(len(indices), draw)
     noise = torch.randn(x_0.shape, generator=draw)
     dropped = torch.rand(indices.shape, generator=draw) < config.model.dropout
-    inputs = {"hidden_states": run.schedule.add_noise(x_0, noise, t), "timestep": t}
+    inputs = {"hidden_states": run.process.add_noise(x_0, noise, t), "timestep": run.process.timestep(t)}
     inputs |= dataset.conditions(indices, dropped=dropped)
     targets = {"x_0": x_0, "noise": noise, "t": t}
     return tuple({name: x.to(config.device) for name, x in group.items()} for group in (inputs, targets))

@@ -4,25 +4,23 @@ import torch
 from torch import Tensor
 
 from skipdit.data import Dataset
-from skipdit.diffusion import NoiseSchedule, ddim, respace
+from skipdit.diffusion import process_of
 from skipdit.models.base import LongSkipModel
 from skipdit.randomness import generator
 
 
 def preview(model: LongSkipModel, dataset: Dataset, *, num_steps: int, seed: int = 0) -> Tensor:
-    """Samples of `dataset.examples` in [0, 1], shaped as the dataset's: [B, C, H, W] or clips; by DDIM, no guidance."""
+    """Samples of `dataset.examples` in [0, 1], shaped as the dataset's, [B, C, H, W] or clips; without guidance."""
     device, channels = model.device, model.channel_dim
     conditions = {name: value.to(device) for name, value in dataset.examples().items()}
     batch = len(next(iter(conditions.values())))
     shape = dataset.x_0(torch.tensor([0])).shape[1:]
     noise = torch.randn(batch, *shape, generator=generator(seed, 2)).to(device)
 
-    def denoise(x_t: Tensor, t: int) -> Tensor:
+    def denoise(x_t: Tensor, t: float) -> Tensor:
         timestep = torch.full((batch,), t, device=device)
         return model(x_t.movedim(1, channels), timestep, **conditions).sample.movedim(channels, 1)
 
-    schedule = NoiseSchedule.linear()
-    x_t = noise.movedim(channels, 1)
-    timesteps, said = respace(len(schedule), num_steps), model.config.prediction_type
-    *_, x_0 = ddim(denoise, x_t, timesteps=timesteps, schedule=schedule, prediction=said)
+    process = process_of(model.config.prediction_type)
+    *_, x_0 = process.walk(denoise, noise.movedim(channels, 1), num_steps=num_steps)
     return (x_0.movedim(1, channels) / 2 + 0.5).clamp(0, 1)
