@@ -25,11 +25,11 @@ def interrupted_at():
         def arrange(step: int) -> None:
             noised_batch = loop.noised_batch
 
-            def batch(run):
+            def batch(run, **part):
                 if run.step == step:
                     patch.undo()
                     signal.raise_signal(signal.SIGINT)
-                return noised_batch(run)
+                return noised_batch(run, **part)
 
             patch.setattr(loop, "noised_batch", batch)
 

@@ -38,11 +38,11 @@ def interrupted_at(monkeypatch):
     def arrange(step: int) -> None:
         noised_batch = loop.noised_batch
 
-        def batch(run):
+        def batch(run, **part):
             if run.step == step:
                 monkeypatch.setattr(loop, "noised_batch", noised_batch)
                 signal.raise_signal(signal.SIGINT)
-            return noised_batch(run)
+            return noised_batch(run, **part)
 
         monkeypatch.setattr(loop, "noised_batch", batch)
 

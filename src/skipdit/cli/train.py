@@ -109,12 +109,15 @@ def train(config: "TrainConfig") -> None:
     from skipdit import training
     from skipdit.evaluation import save_png
     from skipdit.training.preview import preview
+    from skipdit.training.processes import started_rank
 
     started = training.checkpointed_step(config.out)
-    with tqdm(total=config.steps, initial=started, desc="training", unit="step", smoothing=0.05) as bar:
+    is_first = started_rank() == 0
+    bar_of = {"desc": "training", "unit": "step", "smoothing": 0.05, "disable": not is_first}
+    with tqdm(total=config.steps, initial=started, **bar_of) as bar:
 
         def begin(run: "Run") -> None:
-            if run.fresh:
+            if run.fresh and is_first:
                 new = " and ".join(run.fresh)
                 bar.write(f"skipdit: {config.init} lends its weights; new are {new}", file=sys.stderr)
 
@@ -134,7 +137,8 @@ def train(config: "TrainConfig") -> None:
             saved = training.checkpointed_step(config.out)
             goes_on = f"the same command goes on at step {saved} of {config.steps}"
             raise KeyboardInterrupt(f"interrupted; {goes_on}") from stop
-    print(f"{config.out / 'model'}: {config.steps} steps on {config.data_folder or config.dataset}")
+    if is_first:
+        print(f"{config.out / 'model'}: {config.steps} steps on {config.data_folder or config.dataset}")
 
 
 def sheet(samples: "Tensor") -> "Image":

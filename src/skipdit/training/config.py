@@ -13,6 +13,7 @@ from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.written_out import write_out_attention
 from skipdit.nn.blocks import standardise_inputs, statistics
 
+COUNTS = ("steps", "batch_size", "accumulate")
 Predicted = Literal["epsilon", "sample", "v_prediction", "flow_prediction"]
 
 
@@ -204,6 +205,8 @@ class TrainConfig:
     steps: int = 20_000
     batch_size: int = 128
     """samples a step, of all processes together"""
+    accumulate: int = 1
+    """parts in which a process takes its share of a batch, one after another: less memory, the same step"""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon: Muon for the matrices inside the layers, AdamW for the rest; it needs torch 2.9"""
     learning_rate: float = 1e-4
@@ -241,7 +244,7 @@ class TrainConfig:
     """of the weights in the trained model's folder"""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "preview_steps"):
+        for name in (*COUNTS, "log_every", "checkpoint_every", "keep_checkpoints", "preview_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if not 0 <= self.warmup_steps < self.steps:

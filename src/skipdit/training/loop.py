@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,8 +30,12 @@ from skipdit.training.beginning import SKIPS, begin_from
 from skipdit.training.config import TrainConfig
 from skipdit.training.ema import EMA
 from skipdit.training.optimizer import Optimizer, make_optimizer
+from skipdit.training.processes import Processes, joined
 
 LOSS_COLUMNS = ("step", "loss", "mse", "vlb", "grad_norm", "learning_rate")
+
+
+ALONE = Processes()
 
 
 class Report(NamedTuple):
@@ -57,11 +61,12 @@ class Run:
     process: Process
     data: str
     fresh: list[str]  # what a pretrained model did not bring
+    processes: Processes
     step: int = 0
     pending: list[Report] = field(default_factory=list)  # of steps since the last row of loss.csv
 
 
-def start(config: TrainConfig, dataset: Dataset | None = None) -> Run:
+def start(config: TrainConfig, dataset: Dataset | None = None, processes: Processes = ALONE) -> Run:
     """A run at its newest checkpoint, or at step 0 where there is none; on `dataset` in the place of the config's."""
     dataset = data.load(config.dataset, folder=config.data_folder, crop=config.crop) if dataset is None else dataset
     check_fits(config, dataset)
@@ -77,7 +82,7 @@ def start(config: TrainConfig, dataset: Dataset | None = None) -> Run:
         config.model.write_out(model, dataset)  # as our own attention does there (docs/decisions/0006)
     optimizer = make_optimizer(model, config)
     ema = EMA(model, decay=config.ema_decay)
-    run = Run(config, model, ema, optimizer, dataset, config.process, data.digest(dataset), fresh)
+    run = Run(config, model, ema, optimizer, dataset, config.process, data.digest(dataset), fresh, processes)
     if found:
         state = checkpoint.load(
             found[-1], model=model, ema=run.ema, optimizer=optimizer, check_beside=check_pending
@@ -125,25 +130,40 @@ def in_words(sizes: dict[str, int]) -> str:
 
 def steps(run: Run) -> Iterator[Report]:
     """Take the remaining steps of a run, one a yield."""
-    forward = torch.compile(run.model) if run.config.compile else run.model
+    forward = None
     while run.step < run.config.steps:
+        if forward is None or run.step == run.config.skips_only:
+            forward = prepared(run)
         yield take_step(run, forward)
+
+
+def prepared(run: Run) -> Callable[..., tuple[Tensor]]:
+    """The forward pass of the present stage, shared among processes and compiled as configured."""
+    choose_learners(run)
+    shared = run.processes.wrap(run.model)
+    return torch.compile(shared) if run.config.compile else shared
 
 
 def take_step(run: Run, forward: Callable[..., tuple[Tensor]]) -> Report:
     """One step of the optimizer and the EMA. Everything drawn in it is a function of (seed, step)."""
     rate = learning_rate(run.step, run.config)
-    choose_learners(run)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    losses = loss_of(run, forward)
-    losses.total.mean().backward()
+    parts = run.config.accumulate
+    terms = [backward(loss_of(run, forward, part=part), parts) for part in range(parts)]
+    losses = run.processes.mean(torch.stack(terms).sum(0))
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.config.clip_grad_norm or math.inf)
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     run.ema.update(run.model, step=run.step)
     run.step += 1
-    return Report(run.step, *(term.detach().mean() for term in losses), norm, rate)
+    return Report(run.step, *losses, norm, rate)
+
+
+def backward(losses: Losses, parts: int) -> Tensor:
+    """Add the gradient of one of the `parts` of a batch; returns its share of the mean terms, [3]."""
+    (losses.total.mean() / parts).backward()
+    return torch.stack([term.detach().mean() for term in losses]) / parts
 
 
 def choose_learners(run: Run) -> None:
@@ -156,9 +176,9 @@ def choose_learners(run: Run) -> None:
             parameter.requires_grad_(run.step >= run.config.skips_only or SKIPS in name)
 
 
-def loss_of(run: Run, forward: Callable[..., tuple[Tensor]]) -> Losses:
-    """The losses [B] of the next step's batch, with the variance's where the model learns it."""
-    inputs, targets = noised_batch(run)
+def loss_of(run: Run, forward: Callable[..., tuple[Tensor]], *, part: int = 0) -> Losses:
+    """The losses [B] of this process's rows of the next batch, with the variance's where the model learns it."""
+    inputs, targets = noised_batch(run, part=part)
     device = torch.device(run.config.device).type
     with torch.autocast(device, torch.bfloat16, enabled=run.config.precision == "bf16"):
         output = forward(**inputs, return_dict=False)[0]
@@ -168,15 +188,18 @@ def loss_of(run: Run, forward: Callable[..., tuple[Tensor]]) -> Losses:
     return run.process.loss(output.movedim(axis, 1), t=targets["t"], **samples)
 
 
-def noised_batch(run: Run) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The model's inputs of the next step (x_t, t and conditions), and what its output is held against."""
-    config, dataset = run.config, run.dataset
-    draw = generator(config.seed, 1, run.step)
-    indices = batch_indices(run.step, dataset_size=len(dataset), batch_size=config.batch_size, seed=config.seed)
+def noised_batch(run: Run, *, part: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The model's inputs of the next step (x_t, t and conditions), and what its output is held against.
+
+    Everything is drawn for the whole batch, of which a process keeps its rows.
+    """
+    config, dataset, size = run.config, run.dataset, run.config.batch_size
+    draw, rows = generator(config.seed, 1, run.step), run.processes.rows(size, part=part, parts=config.accumulate)
+    indices = batch_indices(run.step, dataset_size=len(dataset), batch_size=size, seed=config.seed)[rows]
     x_0 = dataset.x_0(indices)
-    t = run.process.draw_t(len(indices), draw)
-    noise = torch.randn(x_0.shape, generator=draw)
-    dropped = torch.rand(indices.shape, generator=draw) < config.model.dropout
+    t = run.process.draw_t(size, draw)[rows]
+    noise = torch.randn((size, *x_0.shape[1:]), generator=draw)[rows]
+    dropped = torch.rand(size, generator=draw)[rows] < config.model.dropout
     inputs = {"hidden_states": run.process.add_noise(x_0, noise, t), "timestep": run.process.timestep(t)}
     inputs |= dataset.conditions(indices, dropped=dropped)
     targets = {"x_0": x_0, "noise": noise, "t": t}
@@ -224,26 +247,41 @@ def train(
         KeyboardInterrupt: the run was stopped; its checkpoint is written.
     """
     check_same_run(config)
-    with alone_in(config.out):
-        run = start(config, dataset)
-        write_config(config)
+    with (
+        joined(device=config.device, batch_size=config.batch_size, parts=config.accumulate) as processes,
+        alone_in(config.out) if processes.is_first else nullcontext(),
+    ):
+        run = start(config, dataset, processes)
         on_start(run)
-        log = LossLog(config.out / "loss.csv", keep_until=run.step, pending=run.pending)
-        draw_preview(run, preview)  # which a kill may have prevented
-        with signals_kept() as stop:
-            for report in steps(run):
-                on_step(report)
-                log.pending.append(report)
-                if report.step % config.log_every == 0 or report.step == config.steps:
-                    log.flush()
-                if report.step % config.checkpoint_every == 0 or report.step == config.steps or stop:
-                    save(run)
-                draw_preview(run, preview)
-                if stop:
-                    raise KeyboardInterrupt
+        take_all(run, on_step=on_step, preview=preview)
         model = averaged(run)
-        export(model, config)
+        if processes.is_first:
+            export(model, config)
         return model
+
+
+def take_all(
+    run: Run, *, on_step: Callable[[Report], None], preview: Callable[[LongSkipModel, Dataset, Path], None] | None
+) -> None:
+    """Take every remaining step; the first process writes what each leaves behind."""
+    config, is_first = run.config, run.processes.is_first
+    if is_first:
+        write_config(config)
+        draw_preview(run, preview)  # which a kill may have prevented
+    log = LossLog(config.out / "loss.csv" if is_first else None, keep_until=run.step, pending=run.pending)
+    with signals_kept() as came:
+        for report in steps(run):
+            on_step(report)
+            log.pending.append(report)
+            stop = run.processes.any(bool(came), device=config.device)
+            if report.step % config.log_every == 0 or report.step == config.steps:
+                log.flush()
+            if is_first and (report.step % config.checkpoint_every == 0 or report.step == config.steps or stop):
+                save(run)
+            if is_first:
+                draw_preview(run, preview)
+            if stop:
+                raise KeyboardInterrupt
 
 
 def draw_preview(run: Run, preview: Callable[[LongSkipModel, Dataset, Path], None] | None) -> None:
@@ -341,19 +379,24 @@ def whole_rows(path: Path, *, until: int) -> list[list[str]]:
 
 
 class LossLog:
-    """loss.csv: one row a `flush`, the means over the steps since the last; rows after `keep_until` are dropped."""
+    """loss.csv: one row a `flush`, the means over the steps since the last; rows after `keep_until` are dropped.
 
-    def __init__(self, path: Path, *, keep_until: int, pending: list[Report]):
+    Without a path nothing is written, and the losses are checked all the same.
+    """
+
+    def __init__(self, path: Path | None, *, keep_until: int, pending: list[Report]):
         self.path, self.pending = path, pending
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows([LOSS_COLUMNS, *whole_rows(path, until=keep_until)])
-        write_text(path, text.getvalue())
+        if path is not None:
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows([LOSS_COLUMNS, *whole_rows(path, until=keep_until)])
+            write_text(path, text.getvalue())
 
     def flush(self) -> None:
         last = self.pending[-1]
         means = [torch.stack([getattr(r, name) for r in self.pending]).mean().item() for name in LOSS_COLUMNS[1:5]]
         if not all(map(math.isfinite, means)):
             raise FloatingPointError(f"the loss is {means[0]} at step {last.step}: lower learning_rate, or take fp32")
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerow([last.step, *(f"{mean:.6g}" for mean in means), f"{last.learning_rate:.6g}"])
+        if self.path is not None:
+            with self.path.open("a", newline="") as file:
+                csv.writer(file).writerow([last.step, *(f"{mean:.6g}" for mean in means), f"{last.learning_rate:.6g}"])
         self.pending.clear()
