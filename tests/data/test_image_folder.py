@@ -8,10 +8,15 @@ import torch
 from PIL import Image, ImageCms
 
 from skipdit.data import Crop, digest, image_folder
-from skipdit.data.image_folder import centre_crop, decode
+from skipdit.data.image_folder import centre_crop, pixels_of
 from tests.data.pictures import SHAPES, write_pictures
 
 CROP = Crop(16)
+
+
+def decode(path, crop):
+    with Image.open(path) as image:
+        return pixels_of(image, crop)
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +38,13 @@ def test_images_may_lie_deeper_and_hidden_ones_do_not_count(tmp_path):
     (tmp_path / "circle" / ".hidden.png").write_bytes(b"no image")
     (tmp_path / "notes.txt").write_text("no image either")
     dataset = image_folder(tmp_path, CROP)
-    assert dataset.names[:2] == ("circle/001.png", "circle/more/still/UPPER.PNG")
+    assert dataset.source.names[:2] == ("circle/001.png", "circle/more/still/UPPER.PNG")
     assert torch.bincount(dataset.labels).tolist() == [2, 2, 2, 2]
 
 
 def test_samples_are_the_pixels_in_minus_one_to_one(folder):
     dataset = image_folder(folder, Crop(28))
-    pixels = np.asarray(Image.open(folder / dataset.names[7]), dtype=np.float32)
+    pixels = np.asarray(Image.open(folder / dataset.source.names[7]), dtype=np.float32)
     expected = torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1
     assert torch.equal(dataset.x_0(torch.tensor([7]))[0], expected)
 
@@ -174,7 +179,7 @@ def test_too_many_broken_files_stop_the_run(tmp_path):
 def test_a_file_that_goes_missing_during_a_run_is_named(tmp_path):
     dataset = replace(image_folder(write_pictures(tmp_path, each=2), CROP), kept=None)
     (tmp_path / "cross" / "001.png").unlink()
-    with pytest.raises(OSError, match=r"cross/001.png can no longer be read .*: put it back"):
+    with pytest.raises(OSError, match=r"cross/001.png can no longer be read: put it back"):
         dataset.x_0(torch.tensor([3]))
 
 
@@ -200,7 +205,7 @@ def test_a_class_without_a_readable_image_is_refused(tmp_path):
     cut_short(tmp_path, "cross/000.png")
     with (
         pytest.warns(UserWarning, match="1 of 4 images"),
-        pytest.raises(ValueError, match="cross has no image that can be read"),
+        pytest.raises(ValueError, match="class cross of .* has no image that can be read"),
     ):
         image_folder(tmp_path, replace(CROP, max_broken=1))
 

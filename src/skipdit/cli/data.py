@@ -42,14 +42,14 @@ def command(arguments: Sequence[str]) -> None:
 def check(config: Check) -> None:
     """Print the classes, sizes and broken files of a folder, and draw its contact sheet."""
     check_positive(config, "image_size")
-    from skipdit.data.image_folder import Crop, class_of, decode_all, image_names, read_header
+    from skipdit.data.image_folder import Crop, Files, class_of, decode_all, image_names, read_header
     from skipdit.evaluation import grid, save_png
 
     names = image_names(config.folder)
-    paths = [config.folder / name for name in names]
-    images = dict(zip(names, decode_all(paths, Crop(config.image_size))))
+    files, numbers = Files(config.folder, tuple(names)), range(len(names))
+    images = dict(zip(names, decode_all(files, numbers, Crop(config.image_size))))
     good = [name for name in names if images[name] is not None]
-    headers = [header for path in paths if (header := read_header(path)) is not None]
+    headers = [header for number in numbers if (header := read_header(files, number)) is not None]
     print(f"{len(good)} of {len(names)} images can be read")
     print(histogram("class", Counter(class_of(name) or "(in no folder of a class)" for name in good)))
     print(histogram("size", Counter(f"{header.width} x {header.height}" for header in headers)))

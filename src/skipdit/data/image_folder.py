@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -59,24 +59,55 @@ class Header(NamedTuple):
     mode: str
 
 
-@dataclass(frozen=True)
-class ImageFolder:
-    """Images by the names of their files, with class ids int64 [N]; where they fit into memory they are `kept`.
+class Source(Protocol):
+    """Where images come from, each by its number."""
 
-    With `crop.flip` sample N + i is image i mirrored. `root`, `kept` and `broken` do not tell two data sets apart.
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """What an image is called in messages."""
+        ...
+
+    def open(self, index: int) -> Image.Image:
+        """One image; raises what Pillow raises for a broken one."""
+        ...
+
+
+@dataclass(frozen=True)
+class Files:
+    """Images by their paths below `root`."""
+
+    root: Path
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+    def open(self, index: int) -> Image.Image:
+        return Image.open(self.root / self.names[index])
+
+
+@dataclass(frozen=True)
+class Images:
+    """Cropped images of `source` with class ids int64 [N]; where they fit into memory they are `kept`.
+
+    With `crop.flip` sample N + i is image i mirrored. Two sets are the same by `identity`, labels and crop.
     """
 
-    names: tuple[str, ...]
-    sizes: tuple[int, ...]
+    identity: tuple[str, ...]
     labels: Tensor
     class_names: tuple[str, ...]
     crop: Crop
-    root: Path = field(compare=False)
+    source: Source = field(compare=False)
+    which: Tensor = field(compare=False)  # the numbers of the images in the source, int64 [N]
     kept: Tensor | None = field(default=None, compare=False, repr=False)
     broken: tuple[str, ...] = field(default=(), compare=False)
 
     def __len__(self) -> int:
-        return len(self.names) * (1 + self.crop.flip)
+        return len(self.labels) * (1 + self.crop.flip)
 
     @property
     def gives(self) -> dict[str, int]:
@@ -88,19 +119,23 @@ class ImageFolder:
 
     def x_0(self, indices: Tensor) -> Tensor:
         """Images in [-1, 1], float32 [B, C, S, S]. Raises: OSError for a file that changed since the run began."""
-        which = indices % len(self.names)
-        images = self.kept[which] if self.kept is not None else self.read(which)
-        mirrored = (indices >= len(self.names)).reshape(-1, 1, 1, 1)
+        plain = indices % len(self.labels)
+        images = self.kept[plain] if self.kept is not None else self.read(plain)
+        mirrored = (indices >= len(self.labels)).reshape(-1, 1, 1, 1)
         return torch.where(mirrored, images.flip(-1), images).float() / 127.5 - 1
 
-    def read(self, which: Tensor) -> Tensor:
-        """Images uint8 [B, C, S, S] from their files."""
-        paths = [self.root / self.names[index] for index in which.tolist()]
-        return torch.stack([decoded for decoded in decode_all(paths, self.crop, strict=True) if decoded is not None])
+    def read(self, plain: Tensor) -> Tensor:
+        """Images uint8 [B, C, S, S] from their source."""
+        numbers = self.which[plain].tolist()
+        images = list(decode_all(self.source, numbers, self.crop))
+        if None in images:
+            name = self.source.name(numbers[images.index(None)])
+            raise OSError(f"{name} can no longer be read: put it back as it was, or begin a new run")
+        return torch.stack(images)
 
     def conditions(self, indices: Tensor, *, dropped: Tensor) -> dict[str, Tensor]:
         """Class labels int64 [B]; those of `dropped`, bool [B], are the null class, one past the last."""
-        labels = self.labels[indices % len(self.names)]
+        labels = self.labels[indices % len(self.labels)]
         return {"class_labels": labels.masked_fill(dropped, len(self.class_names))}
 
     def examples(self) -> dict[str, Tensor]:
@@ -109,30 +144,40 @@ class ImageFolder:
         return {"class_labels": torch.arange(count) % len(self.class_names)}
 
 
-def image_folder(folder: Path, crop: Crop) -> ImageFolder:
+def image_folder(folder: Path, crop: Crop) -> Images:
     """The images below `folder`, each decoded once, so that no broken file stops the run later.
 
     Raises: FileNotFoundError for a missing folder; ValueError for one without images or with one class only, or for a
     larger share of unreadable files than `crop.max_broken`.
     """
     names = image_names(folder)
-    keep = len(names) * crop.channels * crop.size**2 <= KEPT_BYTES
-    decoded = decode_all([folder / name for name in names], crop)
-    images = [image if keep or image is None else torch.empty(0) for image in decoded]
-    broken = tuple(name for name, image in zip(names, images) if image is None)
-    report_broken(folder, broken, total=len(names), at_most=crop.max_broken)
-    good = [name for name, image in zip(names, images) if image is not None]
     class_names = class_names_of(folder, names)
-    if missing := set(class_names) - set(map(class_of, good)):
-        raise ValueError(f"{folder / min(missing)} has no image that can be read: mend them, or remove the folder")
     number = {name: index for index, name in enumerate(class_names)}
-    return ImageFolder(
-        names=tuple(good),
-        sizes=tuple((folder / name).stat().st_size for name in good),
-        labels=torch.tensor([number[class_of(name)] for name in good]),
-        class_names=class_names,
+    sizes = [f"{name} {(folder / name).stat().st_size}" for name in names]
+    labels = [number[class_of(name)] for name in names]
+    return decoded_images(Files(folder, tuple(names)), str(folder), labels, class_names, crop, identity=sizes)
+
+
+def decoded_images(
+    source: Source, title: str, labels: Sequence[int], class_names: Sequence[str], crop: Crop, *, identity: list[str]
+) -> Images:
+    """The images of a source that can be read. Raises: ValueError for too many that cannot, or a class without any."""
+    keep = len(source) * crop.channels * crop.size**2 <= KEPT_BYTES
+    decoded = decode_all(source, range(len(source)), crop)
+    images = [image if keep or image is None else torch.empty(0) for image in decoded]
+    broken = tuple(source.name(index) for index, image in enumerate(images) if image is None)
+    report_broken(title, broken, total=len(source), at_most=crop.max_broken)
+    good = [index for index, image in enumerate(images) if image is not None]
+    missing = sorted(set(range(len(class_names))) - {labels[index] for index in good})
+    if missing:
+        raise ValueError(f"class {class_names[missing[0]]} of {title} has no image that can be read: mend or remove it")
+    return Images(
+        identity=tuple(identity),
+        labels=torch.tensor([labels[index] for index in good]),
+        class_names=tuple(class_names),
         crop=crop,
-        root=folder,
+        source=source,
+        which=torch.tensor(good),
         kept=torch.stack([image for image in images if image is not None]) if keep else None,
         broken=broken,
     )
@@ -170,38 +215,35 @@ def class_names_of(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def report_broken(folder: Path, broken: Sequence[str], *, total: int, at_most: float) -> None:
-    """Warn of files that were skipped. Raises: ValueError where they are more than the share `at_most`."""
+def report_broken(title: str, broken: Sequence[str], *, total: int, at_most: float) -> None:
+    """Warn of images that were skipped. Raises: ValueError where they are more than the share `at_most`."""
     if not broken:
         return
     named = ", ".join(broken[:LISTED]) + ", ..." * (len(broken) > LISTED)
-    said = f"{len(broken)} of {total} images in {folder} cannot be read ({named})"
+    said = f"{len(broken)} of {total} images in {title} cannot be read ({named})"
     if len(broken) > at_most * total:
         raise ValueError(f"{said}, more than the share {at_most}: mend or remove them, or raise crop.max_broken")
-    warnings.warn(f"{said} and are skipped; `skipdit data check {folder}` lists them", stacklevel=2)
+    warnings.warn(f"{said} and are skipped; `skipdit data check {title}` lists them", stacklevel=2)
 
 
-def decode_all(paths: Sequence[Path], crop: Crop, *, strict: bool = False) -> Iterator[Tensor | None]:
-    """Images uint8 [C, S, S] in the order of `paths`, on all cores; None for a broken one, or OSError if `strict`."""
+def decode_all(source: Source, numbers: Sequence[int], crop: Crop) -> Iterator[Tensor | None]:
+    """Images uint8 [C, S, S] in the order of `numbers`, decoded on all cores; None for a broken one."""
 
-    def decoded(path: Path) -> Tensor | None:
+    def decoded(index: int) -> Tensor | None:
         try:
-            return decode(path, crop)
-        except UNREADABLE as error:
-            if strict:
-                raise OSError(f"{path} can no longer be read ({error}): put it back, or begin a new run") from None
+            with source.open(index) as image:
+                return pixels_of(image, crop)
+        except UNREADABLE:
             return None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the interpreter's lock
-        yield from pool.map(decoded, paths)
+        yield from pool.map(decoded, numbers)
 
 
-def decode(path: Path, crop: Crop) -> Tensor:
+def pixels_of(image: Image.Image, crop: Crop) -> Tensor:
     """One image as uint8 [C, S, S]. Raises: what Pillow raises for a broken file."""
-    with Image.open(path) as image:
-        upright = ImageOps.exif_transpose(image)
-        square = centre_crop(in_eight_bits(upright), crop.size)
-        pixels = np.array(square.convert("L" if crop.channels == 1 else "RGB"))
+    square = centre_crop(in_eight_bits(ImageOps.exif_transpose(image)), crop.size)
+    pixels = np.array(square.convert("L" if crop.channels == 1 else "RGB"))
     return torch.from_numpy(pixels).reshape(crop.size, crop.size, crop.channels).permute(2, 0, 1).contiguous()
 
 
@@ -240,10 +282,10 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def read_header(path: Path) -> Header | None:
+def read_header(source: Source, index: int) -> Header | None:
     """Size and mode of an image as it is shown, without decoding it; None for a file that Pillow does not know."""
     try:
-        with Image.open(path) as image:
+        with source.open(index) as image:
             turned = image.getexif().get(0x0112, 1) >= 5  # the EXIF orientations that swap width and height
             width, height = image.size[::-1] if turned else image.size
             return Header(width, height, image.mode)

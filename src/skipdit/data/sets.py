@@ -13,6 +13,7 @@ from skipdit.data.emoji import emoji
 from skipdit.data.image_folder import Crop, image_folder
 from skipdit.data.images import digits, fashion_mnist
 from skipdit.data.moving_digits import captioned_digits, moving_digits
+from skipdit.data.table import image_table
 
 
 class Dataset(Protocol):
@@ -48,7 +49,7 @@ DATASETS = {
     "captioned-digits": captioned_digits,
     "emoji": emoji,
 }
-OF_FILES = {"images": image_folder}  # a folder of your own, cropped
+OF_FILES = {"images": image_folder, "table": lambda path, crop: image_table(str(path), crop)}  # of your own, cropped
 
 
 def digest(dataset: Any) -> str:

@@ -1,11 +1,13 @@
 """A run on data of your own: its model is made for the data, or is a pretrained one that the data is cropped for."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from skipdit import data
-from skipdit.data.image_folder import GREY_MODES, Crop, class_names_of, image_names, read_header
+from skipdit.data.image_folder import GREY_MODES, Crop, Files, Source, class_names_of, image_names, read_header
+from skipdit.data.table import is_table, open_table
 from skipdit.hub.sketch import model_of
 from skipdit.models.adaln import AdaLNTransformer, published_size
 from skipdit.training.config import Architecture, LatteArchitecture, TrainConfig
@@ -31,12 +33,12 @@ def yours(
     """
     check_start(size=size, skips=skips, init=init, upcycle=upcycle, fuse=fuse)
     lent = {} if init is None else lent_settings(init)
-    if ":" in source and not Path(source).exists():
+    if ":" in source and not is_table(source) and not Path(source).exists():
         if image_size is not None:
             raise ValueError(f"image_size is {image_size}, but {source} is no folder of images: leave it out")
         gives, files = data.load(source).gives, {}
     else:
-        gives, files = of_folder(Path(source), image_size, patch=patch_of(size, lent), lent=lent)
+        gives, files = of_images(source, image_size, patch=patch_of(size, lent), lent=lent)
     depth, own = shaped(size, lent, gives)
     merged = skips_of(depth, skips=skips, upcycle=upcycle, fuse=fuse, lent=lent)
     kind = LatteArchitecture if "num_frames" in gives else Architecture
@@ -70,15 +72,15 @@ def patch_of(size: str | None, lent: dict[str, Any]) -> int:
     return lent["patch_size"] if lent else published_size(size or SIZE)["patch_size"]
 
 
-def of_folder(
-    folder: Path, image_size: int | None, *, patch: int, lent: dict[str, Any]
+def of_images(
+    place: str, image_size: int | None, *, patch: int, lent: dict[str, Any]
 ) -> tuple[dict[str, int], dict[str, Any]]:
-    """What the images of a folder give, and the settings of a run that read them."""
-    names = image_names(folder)
-    class_names = class_names_of(folder, names)
-    headers = [header for name in names if (header := read_header(folder / name)) is not None]
+    """What the images of a folder or a table give, and the settings of a run that read them."""
+    kind = "table" if is_table(place) else "images"
+    source, class_names = listed(place)
+    headers = [header for number in range(len(source)) if (header := read_header(source, number)) is not None]
     if not headers:
-        raise ValueError(f"none of the {len(names)} images in {folder} can be read: mend or replace them")
+        raise ValueError(f"none of the {len(source)} images in {place} can be read: mend or replace them")
     grey = all(header.mode in GREY_MODES for header in headers)
     side = lent.get("sample_size") if image_size is None else image_size
     if side is None:
@@ -86,7 +88,16 @@ def of_folder(
         side = max(side - side % patch, patch)
     crop = Crop(side, channels=lent.get("in_channels", 1 if grey else 3))
     gives = {"in_channels": crop.channels, "height": side, "width": side, "num_classes": len(class_names)}
-    return gives, {"dataset": "images", "data_folder": folder, "crop": crop, "class_names": class_names}
+    return gives, {"dataset": kind, "data_folder": Path(place), "crop": crop, "class_names": class_names}
+
+
+def listed(place: str) -> tuple[Source, Sequence[str]]:
+    """The images of a folder or a table, undecoded, and the names of their classes."""
+    if is_table(place):
+        rows, _, class_names = open_table(place)
+        return rows, class_names
+    names = image_names(Path(place))
+    return Files(Path(place), tuple(names)), class_names_of(Path(place), names)
 
 
 def shaped(size: str | None, lent: dict[str, Any], gives: dict[str, int]) -> tuple[int, dict[str, Any]]:
