@@ -3,13 +3,16 @@
 import json
 import shutil
 import signal
+from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from skipdit import DiT
+from skipdit import DiT, Latte
 from skipdit.cli import INTERRUPTED
 from skipdit.training import loop
+from skipdit.videos import write_video
 from tests.cli.conftest import contents
 from tests.data.pictures import write_pictures
 
@@ -135,3 +138,32 @@ def test_help_says_where_the_other_settings_are_listed(here, capfd):
     with pytest.raises(SystemExit):
         here("train --data pictures --help")
     assert "skipdit train digits --help" in " ".join(capfd.readouterr().out.replace("│", " ").split())
+
+
+# Videos.
+
+
+def test_a_folder_of_videos_trains_a_latte_that_draws(skipdit):
+    draw = np.random.default_rng(0)
+    for name in ("run/a.mkv", "jump/b.mkv"):
+        Path("clips", name).parent.mkdir(parents=True)
+        write_video(draw.integers(0, 256, (12, 20, 24, 3)).astype(np.uint8), Path("clips", name), fps=8)
+    said = skipdit(
+        "train --data clips --frames 4 --interval 1 --image-size 16 --size S/8 --skips --model.hidden-size 24"
+        " --model.num-heads 2 --model.depth 2 --model.num-skips 1 --steps 2 --batch-size 2 --log-every 1"
+        " --checkpoint-every 1 --preview-every 2 --preview-steps 2 --out run"
+    )
+    assert (said.code, said.out) == (0, "run/model: 2 steps on clips\n")
+    assert skipdit("sample run --classes jump --steps 2 --out drawn.gif").code == 0
+    assert Latte.from_pretrained("run/model", low_cpu_mem_usage=False).config.num_frames == 4
+
+
+def test_folders_of_frames_without_classes_train_an_unconditional_latte(skipdit):
+    write_pictures(Path("pictures"), each=6)
+    said = skipdit(
+        "train --data pictures --frames 4 --interval 1 --unlabelled --image-size 16 --size S/8 --model.hidden-size 24"
+        " --model.num-heads 2 --model.depth 2 --model.num-skips 1 --steps 2 --batch-size 2 --log-every 1"
+        " --checkpoint-every 1 --preview-every 2 --preview-steps 2 --out run"
+    )
+    assert said.code == 0
+    assert skipdit("sample run --steps 2 --num-images 2 --guidance-scale 1 --out drawn.gif").code == 0

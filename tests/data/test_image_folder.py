@@ -163,7 +163,7 @@ def test_broken_files_are_named_and_skipped(tmp_path):
     write_pictures(tmp_path, each=5)
     cut_short(tmp_path, "cross/002.png")
     (tmp_path / "square" / "note.png").write_text("no image")
-    with pytest.warns(UserWarning, match=r"2 of 21 images in .* cannot be read \(cross/002.png, square/note.png\)"):
+    with pytest.warns(UserWarning, match=r"2 of 21 files in .* cannot be read \(cross/002.png, square/note.png\)"):
         dataset = image_folder(tmp_path, replace(CROP, max_broken=0.1))
     assert dataset.broken == ("cross/002.png", "square/note.png")
     assert torch.bincount(dataset.labels).tolist() == [5, 4, 5, 5]
@@ -172,7 +172,7 @@ def test_broken_files_are_named_and_skipped(tmp_path):
 def test_too_many_broken_files_stop_the_run(tmp_path):
     write_pictures(tmp_path, each=5)
     cut_short(tmp_path, "cross/002.png")
-    with pytest.raises(ValueError, match=r"1 of 20 images .*cross/002.png\), more than the share 0.04: mend or remove"):
+    with pytest.raises(ValueError, match=r"1 of 20 files .*cross/002.png\), more than the share 0.04: mend or remove"):
         image_folder(tmp_path, replace(CROP, max_broken=0.04))
 
 
@@ -204,7 +204,7 @@ def test_a_class_without_a_readable_image_is_refused(tmp_path):
     write_pictures(tmp_path, each=1)
     cut_short(tmp_path, "cross/000.png")
     with (
-        pytest.warns(UserWarning, match="1 of 4 images"),
+        pytest.warns(UserWarning, match="1 of 4 files"),
         pytest.raises(ValueError, match="class cross of .* has no image that can be read"),
     ):
         image_folder(tmp_path, replace(CROP, max_broken=1))

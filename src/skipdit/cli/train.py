@@ -29,7 +29,8 @@ class Yours:
     """
 
     data: str
-    """a folder that has a folder of images for each class, or module:function, which returns a data set"""
+    """a folder that has a folder of images or videos for each class; a .parquet or .arrow file, a folder of them or
+    hf:NAME on the hub; or module:function, which returns a data set"""
     out: Path = Path("runs/mine")
     """the run's folder; `skipdit sample` takes it when the run has ended"""
     size: Annotated[str | None, left_out("S/2|B/4|...", "(default: S/2)")] = None
@@ -44,7 +45,13 @@ class Yours:
     """how a skip is merged: added to the stream, with no effect at first (default with --upcycle), or in its place,
     as published (default else)"""
     image_size: Annotated[int | None, left_out("S", "(default: that of the smallest image, at most 64)")] = None
-    """height and width to which images are cropped"""
+    """height and width to which images and frames are cropped"""
+    frames: Annotated[int | None, left_out("N", "(default: 16 of videos)")] = None
+    """frames of a clip; it says that folders of images are videos, a frame each"""
+    interval: Annotated[int | None, left_out("K", "(default: 3 of videos)")] = None
+    """from one frame of a clip to the next, in frames of the video"""
+    unlabelled: bool = False
+    """the folders of videos are no classes"""
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -98,7 +105,8 @@ def begin_config(yours: Yours) -> "TrainConfig":
 
     return recipe(
         yours.data, yours.out, size=yours.size, skips=yours.skips, init=yours.init, upcycle=yours.upcycle,
-        fuse=yours.fuse, image_size=yours.image_size,
+        fuse=yours.fuse, image_size=yours.image_size, frames=yours.frames, interval=yours.interval,
+        unlabelled=yours.unlabelled,
     )  # fmt: skip
 
 

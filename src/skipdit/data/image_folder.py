@@ -23,7 +23,7 @@ SUFFIXES = {
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2", ".avif", ".tga",
 }  # fmt: skip
 KEPT_BYTES = 4 * 2**30  # cropped images that together take more are read again at every step
-LISTED = 3  # broken files in a message
+LISTED = 10  # broken files in a message
 GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 EXAMPLES = 20  # images of a preview
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # that Pillow raises for a broken file
@@ -220,10 +220,10 @@ def report_broken(title: str, broken: Sequence[str], *, total: int, at_most: flo
     if not broken:
         return
     named = ", ".join(broken[:LISTED]) + ", ..." * (len(broken) > LISTED)
-    said = f"{len(broken)} of {total} images in {title} cannot be read ({named})"
+    said = f"{len(broken)} of {total} files in {title} cannot be read ({named})"
     if len(broken) > at_most * total:
         raise ValueError(f"{said}, more than the share {at_most}: mend or remove them, or raise crop.max_broken")
-    warnings.warn(f"{said} and are skipped; `skipdit data check {title}` lists them", stacklevel=2)
+    warnings.warn(f"{said} and are skipped", stacklevel=2)
 
 
 def decode_all(source: Source, numbers: Sequence[int], crop: Crop) -> Iterator[Tensor | None]:

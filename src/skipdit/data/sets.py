@@ -14,6 +14,7 @@ from skipdit.data.image_folder import Crop, image_folder
 from skipdit.data.images import digits, fashion_mnist
 from skipdit.data.moving_digits import captioned_digits, moving_digits
 from skipdit.data.table import image_table
+from skipdit.data.video_folder import Clips, video_folder
 
 
 class Dataset(Protocol):
@@ -49,7 +50,11 @@ DATASETS = {
     "captioned-digits": captioned_digits,
     "emoji": emoji,
 }
-OF_FILES = {"images": image_folder, "table": lambda path, crop: image_table(str(path), crop)}  # of your own, cropped
+OF_FILES = {  # of your own, cropped
+    "images": (image_folder, Crop),
+    "table": (lambda path, crop: image_table(str(path), crop), Crop),
+    "videos": (video_folder, Clips),
+}
 
 
 def digest(dataset: Any) -> str:
@@ -87,7 +92,10 @@ def load(name: str, *, folder: Path | None = None, crop: Crop | None = None) -> 
     if name in OF_FILES:
         if folder is None or crop is None:
             raise ValueError(f"dataset is {name!r} without data_folder or crop: it needs both")
-        return OF_FILES[name](folder, crop)
+        read, kind = OF_FILES[name]
+        if type(crop) is not kind:
+            raise ValueError(f"crop is a {type(crop).__name__}, but dataset {name!r} takes a {kind.__name__}")
+        return read(folder, crop)
     if crop is not None:
         raise ValueError(f"crop is given, but dataset {name!r} is not of files: leave it out")
     if name not in DATASETS and ":" not in name:

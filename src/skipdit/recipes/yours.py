@@ -8,6 +8,7 @@ from typing import Any
 from skipdit import data
 from skipdit.data.image_folder import GREY_MODES, Crop, Files, Source, class_names_of, image_names, read_header
 from skipdit.data.table import is_table, open_table
+from skipdit.data.video_folder import Clips, has_videos, video_classes, video_names
 from skipdit.hub.sketch import model_of
 from skipdit.models.adaln import AdaLNTransformer, published_size
 from skipdit.training.config import Architecture, LatteArchitecture, TrainConfig
@@ -26,8 +27,13 @@ def yours(
     upcycle: int | None = None,
     fuse: str | None = None,
     image_size: int | None = None,
+    frames: int | None = None,
+    interval: int | None = None,
+    unlabelled: bool = False,
 ) -> TrainConfig:
-    """A run on a folder of images, or on the data set that `module:function` returns, as `skipdit train --data` has it.
+    """A run on data of yours, as `skipdit train --data` has it.
+
+    `source` is a folder of images or videos, a table of images, or the `module:function` that returns a data set.
 
     Raises: ValueError for settings that exclude each other; as the data set and the pretrained model do.
     """
@@ -37,7 +43,12 @@ def yours(
         if image_size is not None:
             raise ValueError(f"image_size is {image_size}, but {source} is no folder of images: leave it out")
         gives, files = data.load(source).gives, {}
+    elif frames is not None or has_videos(Path(source)):
+        taken = {"frames": frames, "interval": interval, "labelled": not unlabelled}
+        gives, files = of_videos(Path(source), image_size, lent=lent, **taken)
     else:
+        if interval is not None or unlabelled:
+            raise ValueError(f"interval or unlabelled is given, but {source} has no videos: leave it out")
         gives, files = of_images(source, image_size, patch=patch_of(size, lent), lent=lent)
     depth, own = shaped(size, lent, gives)
     merged = skips_of(depth, skips=skips, upcycle=upcycle, fuse=fuse, lent=lent)
@@ -89,6 +100,21 @@ def of_images(
     crop = Crop(side, channels=lent.get("in_channels", 1 if grey else 3))
     gives = {"in_channels": crop.channels, "height": side, "width": side, "num_classes": len(class_names)}
     return gives, {"dataset": kind, "data_folder": Path(place), "crop": crop, "class_names": class_names}
+
+
+def of_videos(
+    folder: Path, image_size: int | None, *, frames: int | None, interval: int | None, labelled: bool,
+    lent: dict[str, Any],
+) -> tuple[dict[str, int], dict[str, Any]]:  # fmt: skip
+    """What the videos of a folder give, and the settings of a run that read them."""
+    names = video_names(folder)
+    class_names = video_classes(folder, names) if labelled else ()
+    side = lent.get("sample_size", LARGEST_SIDE) if image_size is None else image_size
+    own = {"frames": frames or lent.get("num_frames"), "interval": interval}
+    own = {name: value for name, value in own.items() if value is not None}
+    crop = Clips(side, channels=lent.get("in_channels", 3), labelled=labelled, **own)
+    gives = {"num_frames": crop.frames, "in_channels": crop.channels, "height": side, "num_classes": len(class_names)}
+    return gives, {"dataset": "videos", "data_folder": folder, "crop": crop, "class_names": class_names}
 
 
 def listed(place: str) -> tuple[Source, Sequence[str]]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from skipdit.data import Crop, Dataset
+from skipdit.data import Clips, Crop, Dataset
 from skipdit.diffusion import FLOW, Process, process_of
 from skipdit.diffusion.schedule import NUM_TRAIN_STEPS
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
@@ -187,10 +187,10 @@ class TrainConfig:
     out: Path
     """folder of checkpoints, previews, loss.csv and the trained model"""
     dataset: str = "fashion-mnist"
-    """fashion-mnist, digits, moving-digits, captioned-digits, emoji, images (a folder of yours), or module:function"""
+    """fashion-mnist, digits, moving-digits, captioned-digits, emoji; of yours: images, table, videos, module:function"""
     data_folder: Path | None = None
     """where the data lies, when not where its package puts it"""
-    crop: Crop | None = None
+    crop: Crop | Clips | None = None
     """how the files of a folder of yours become images"""
     model: Architecture | LatteArchitecture | LatteT2VArchitecture | HunyuanDiTArchitecture = field(
         default_factory=Architecture

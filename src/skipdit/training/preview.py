@@ -8,12 +8,14 @@ from skipdit.diffusion import process_of
 from skipdit.models.base import LongSkipModel
 from skipdit.randomness import generator
 
+UNCONDITIONAL = 4  # samples of a model without conditions
+
 
 def preview(model: LongSkipModel, dataset: Dataset, *, num_steps: int, seed: int = 0) -> Tensor:
     """Samples of `dataset.examples` in [0, 1], shaped as the dataset's, [B, C, H, W] or clips; without guidance."""
     device, channels = model.device, model.channel_dim
     conditions = {name: value.to(device) for name, value in dataset.examples().items()}
-    batch = len(next(iter(conditions.values())))
+    batch = len(next(iter(conditions.values()), range(UNCONDITIONAL)))
     shape = dataset.x_0(torch.tensor([0])).shape[1:]
     noise = torch.randn(batch, *shape, generator=generator(seed, 2)).to(device)
 
