@@ -15,6 +15,7 @@ from skipdit.training import loop
 from skipdit.videos import write_video
 from tests.cli.conftest import contents
 from tests.data.pictures import write_pictures
+from tests.data.test_latents import autoencoder
 
 TINY = (
     "train --data pictures --size S/4 --skips --model.hidden-size 24 --model.depth 4 --model.num-heads 2"
@@ -167,3 +168,29 @@ def test_folders_of_frames_without_classes_train_an_unconditional_latte(skipdit)
     )
     assert said.code == 0
     assert skipdit("sample run --steps 2 --num-images 2 --guidance-scale 1 --out drawn.gif").code == 0
+
+
+# Latents.
+
+
+def test_a_folder_is_encoded_trained_on_and_drawn_from(here):
+    autoencoder().save_pretrained("vae")
+    autoencoder(seed=1).save_pretrained("other")
+    said = here("data encode pictures --vae vae --image-size 16 --out latents")
+    assert said.out.startswith("latents: 400 latents, encoded at ")
+    run = (
+        "train --data latents --size S/2 --model.hidden-size 24 --model.num-heads 2 --model.depth 2 --model.num-skips 1"
+        " --steps 2 --batch-size 4 --log-every 1 --checkpoint-every 1 --preview-steps 2 --out run --vae "
+    )
+    assert here(run + "other").complaint.startswith("vae other is not the autoencoder that made these latents")
+    assert not Path("run").exists()
+    assert here(run + "vae --preview-every 2").code == 0
+    assert Image.open("run/previews/00000002.png")
+    assert "give the vae" in here("sample run --steps 2 --out drawn").complaint
+    assert here("sample run --vae vae --classes cross --steps 2 --out drawn").code == 0
+    assert Image.open("drawn/000000.png").size == (16, 16)
+
+
+def test_an_autoencoder_beside_images_says_how_to_encode_them(here):
+    said = here("train --data pictures --vae sd-vae-ft-mse")
+    assert "run `skipdit data encode pictures --vae sd-vae-ft-mse --out latents`" in said.complaint

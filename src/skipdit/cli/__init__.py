@@ -17,7 +17,7 @@ VERBS = {
     "plan": "print a Skip-Cache schedule and what it saves, before anything runs",
     "bench": "measure a cache: seconds, FLOPs, PSNR and SSIM, beside its two controls",
     "train": "train a model by a recipe or on images of yours; stopped runs go on",
-    "data": "say what training would use of a folder: classes, sizes, broken files, a contact sheet",
+    "data": "check a folder before training: classes, sizes, broken files, a contact sheet; encode its latents",
     "demo": "draw with and without the cache, and show both",
     "models": "list the published models and the embedded ones, with size, licence and where they lie",
     "download": "fetch a published model and what it needs, resumed, checked and whole",

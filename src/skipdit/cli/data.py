@@ -1,10 +1,14 @@
-"""`skipdit data check FOLDER`: what `skipdit train --data FOLDER` would use, and what is broken there."""
+"""`skipdit data check FOLDER`: what `skipdit train --data FOLDER` would use, and what is broken there.
 
+`skipdit data encode FOLDER --vae NAME --out LATENTS`: its latents, for `skipdit train --data LATENTS`.
+"""
+
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -12,6 +16,8 @@ from skipdit.cli.flags import check_positive, left_out, parse
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from skipdit.data import Latents
 
 BAR, TABLE_ROWS = 30, 20  # letters of the longest bar; classes or sizes that are listed
 SHEET_COLUMNS, SHEET_CLASSES = 10, 20
@@ -29,14 +35,38 @@ class Check:
     """the contact sheet: ten images of each class, a row for each"""
 
 
+@dataclass(frozen=True)
+class Encode:
+    """Write the latents of images, mirrored ones too. The same command goes on where it was stopped, and run several
+    times at once it shares the work.
+    """
+
+    folder: tyro.conf.Positional[str]
+    """a folder that has a folder of images for each class, a .parquet or .arrow file, or hf:NAME"""
+    vae: str
+    """an autoencoder: sd-vae-ft-mse, sd-vae-ft-ema or the like, or a folder"""
+    out: Path
+    """the folder of the latents"""
+    image_size: int = 256
+    """height and width to which images are cropped"""
+    flip: bool = True
+    """encode the mirrored images too"""
+    batch_size: int = 16
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """in which the autoencoder computes"""
+
+
 def command(arguments: Sequence[str]) -> None:
     task, *rest = arguments or ["--help"]
     if task in ("-h", "--help"):
         print(__doc__)
     elif task == "check":
         check(parse(Check, "data check", rest))
+    elif task == "encode":
+        encode(parse(Encode, "data encode", rest))
     else:
-        raise ValueError(f"unknown task {task!r}: take check, as in `skipdit data check FOLDER`")
+        raise ValueError(f"unknown task {task!r}: take check or encode, as in `skipdit data check FOLDER`")
 
 
 def check(config: Check) -> None:
@@ -61,6 +91,37 @@ def check(config: Check) -> None:
         out = config.out or Path(f"{config.folder.resolve().name}.png")
         save_png(grid(rows_of({name: images[name] for name in good}), columns=SHEET_COLUMNS), out)
         print(f"{out}: a row for each class, in the order above")
+
+
+def encode(config: Encode) -> None:
+    """Write the latents, and say how fast they were made and how fast they are read."""
+    check_positive(config, "image_size", "batch_size")
+    import torch
+    from tqdm import tqdm
+
+    from skipdit.data import Crop, latents
+    from skipdit.data.image_folder import image_folder
+    from skipdit.data.table import image_table, is_table
+    from skipdit.hub.load import load_vae, locate
+
+    crop = Crop(config.image_size, flip=config.flip)
+    vae = torch.nn.Module.to(load_vae(locate(config.vae)), config.device, getattr(torch, config.dtype)).eval()
+    images = image_table(config.folder, crop) if is_table(config.folder) else image_folder(Path(config.folder), crop)
+    with tqdm(total=len(images), desc="encoding", unit="image") as bar:
+        made = latents.encode(images, config.out, vae, batch_size=config.batch_size, on_batch=bar.update)
+    read = reading_rate(latents.latents(config.out), batch_size=config.batch_size)
+    print(f"{config.out}: {len(images):,} latents, encoded at {made:,.0f} and read at {read:,.0f} images a second")
+
+
+def reading_rate(cache: "Latents", *, batch_size: int) -> float:
+    """Samples a second that training reads, over about a second."""
+    import torch
+
+    read, since = 0, time.perf_counter()
+    while time.perf_counter() - since < 1:
+        cache.x_0(torch.randint(len(cache), (batch_size,)))
+        read += batch_size
+    return read / (time.perf_counter() - since)
 
 
 def histogram(title: str, counts: Counter[str]) -> str:

@@ -48,6 +48,8 @@ class Yours:
     """height and width to which images and frames are cropped"""
     frames: Annotated[int | None, left_out("N", "(default: 16 of videos)")] = None
     """frames of a clip; it says that folders of images are videos, a frame each"""
+    vae: Annotated[str | None, left_out("NAME|FOLDER")] = None
+    """of a folder that `skipdit data encode` wrote: the autoencoder, for previews"""
     interval: Annotated[int | None, left_out("K", "(default: 3 of videos)")] = None
     """from one frame of a clip to the next, in frames of the video"""
     unlabelled: bool = False
@@ -106,7 +108,7 @@ def begin_config(yours: Yours) -> "TrainConfig":
     return recipe(
         yours.data, yours.out, size=yours.size, skips=yours.skips, init=yours.init, upcycle=yours.upcycle,
         fuse=yours.fuse, image_size=yours.image_size, frames=yours.frames, interval=yours.interval,
-        unlabelled=yours.unlabelled,
+        unlabelled=yours.unlabelled, vae=yours.vae,
     )  # fmt: skip
 
 
@@ -124,7 +126,10 @@ def train(config: "TrainConfig") -> None:
     bar_of = {"desc": "training", "unit": "step", "smoothing": 0.05, "disable": not is_first}
     with tqdm(total=config.steps, initial=started, **bar_of) as bar:
 
+        decoder = Decoder(config.vae)
+
         def begin(run: "Run") -> None:
+            decoder.check(run.dataset)
             if run.fresh and is_first:
                 new = " and ".join(run.fresh)
                 bar.write(f"skipdit: {config.init} lends its weights; new are {new}", file=sys.stderr)
@@ -135,7 +140,7 @@ def train(config: "TrainConfig") -> None:
                 bar.set_postfix(loss=f"{report.loss.item():.4f}", lr=f"{report.learning_rate:.1e}")
 
         def draw(model: "LongSkipModel", dataset: "Dataset", path: Path) -> None:
-            samples = preview(model, dataset, num_steps=config.preview_steps)
+            samples = preview(model, dataset, num_steps=config.preview_steps, decode=decoder.decode)
             path.parent.mkdir(parents=True, exist_ok=True)
             save_png(sheet(samples.movedim(model.channel_dim, -3)), path)
 
@@ -147,6 +152,28 @@ def train(config: "TrainConfig") -> None:
             raise KeyboardInterrupt(f"interrupted; {goes_on}") from stop
     if is_first:
         print(f"{config.out / 'model'}: {config.steps} steps on {config.data_folder or config.dataset}")
+
+
+class Decoder:
+    """The autoencoder of a run on latents, which decodes its previews; without one pixels stay as they are."""
+
+    def __init__(self, name: str | None):
+        from skipdit.hub.load import load_vae, locate
+
+        self.name, self.vae = name, None if name is None else load_vae(locate(name))
+
+    def check(self, dataset: "Dataset") -> None:
+        """ValueError for latents of another autoencoder."""
+        from skipdit.data.latents import check_autoencoder
+
+        if self.vae is not None:
+            check_autoencoder(dataset, self.vae, name=self.name)
+
+    def decode(self, x_0: "Tensor") -> "Tensor":
+        if self.vae is None:
+            return x_0
+        scaled = (x_0 / self.vae.config.scaling_factor).to(self.vae.device)
+        return self.vae.decode(scaled).sample.float().cpu()
 
 
 def sheet(samples: "Tensor") -> "Image":

@@ -3,12 +3,13 @@
 from skipdit.data.emoji import Emoji
 from skipdit.data.image_folder import Crop, Images, image_folder
 from skipdit.data.images import ImageSet
+from skipdit.data.latents import Latents
 from skipdit.data.moving_digits import CaptionedDigits, MovingDigits
 from skipdit.data.sets import DATASETS, Dataset, digest, load
 from skipdit.data.table import image_table
 from skipdit.data.video_folder import Clips, Videos, video_folder
 
 __all__ = [
-    "DATASETS", "CaptionedDigits", "Clips", "Crop", "Dataset", "Emoji", "ImageSet", "Images", "MovingDigits", "Videos",
-    "digest", "image_folder", "image_table", "load", "video_folder",
+    "DATASETS", "CaptionedDigits", "Clips", "Crop", "Dataset", "Emoji", "ImageSet", "Images", "Latents", "MovingDigits",
+    "Videos", "digest", "image_folder", "image_table", "load", "video_folder",
 ]  # fmt: skip

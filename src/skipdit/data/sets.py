@@ -12,6 +12,7 @@ from skipdit.attributes import load_attribute
 from skipdit.data.emoji import emoji
 from skipdit.data.image_folder import Crop, image_folder
 from skipdit.data.images import digits, fashion_mnist
+from skipdit.data.latents import latents
 from skipdit.data.moving_digits import captioned_digits, moving_digits
 from skipdit.data.table import image_table
 from skipdit.data.video_folder import Clips, video_folder
@@ -89,6 +90,8 @@ def load(name: str, *, folder: Path | None = None, crop: Crop | None = None) -> 
 
     Raises: ValueError for an unknown name, or for a `crop` that nothing takes.
     """
+    if name == "latents" and folder is not None and crop is None:
+        return latents(folder)
     if name in OF_FILES:
         if folder is None or crop is None:
             raise ValueError(f"dataset is {name!r} without data_folder or crop: it needs both")
@@ -99,7 +102,7 @@ def load(name: str, *, folder: Path | None = None, crop: Crop | None = None) -> 
     if crop is not None:
         raise ValueError(f"crop is given, but dataset {name!r} is not of files: leave it out")
     if name not in DATASETS and ":" not in name:
-        known = ", ".join([*DATASETS, *OF_FILES])
+        known = ", ".join([*DATASETS, *OF_FILES, "latents (with data_folder)"])
         raise ValueError(f"unknown dataset {name!r}: take one of {known}, or module:function")
     make = DATASETS.get(name) or load_attribute("dataset", name)
     return make(folder) if name in DATASETS or folder is not None else make()

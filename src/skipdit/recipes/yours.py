@@ -7,6 +7,8 @@ from typing import Any
 
 from skipdit import data
 from skipdit.data.image_folder import GREY_MODES, Crop, Files, Source, class_names_of, image_names, read_header
+from skipdit.data.latents import is_latents
+from skipdit.data.latents import latents as load_latents
 from skipdit.data.table import is_table, open_table
 from skipdit.data.video_folder import Clips, has_videos, video_classes, video_names
 from skipdit.hub.sketch import model_of
@@ -30,6 +32,7 @@ def yours(
     frames: int | None = None,
     interval: int | None = None,
     unlabelled: bool = False,
+    vae: str | None = None,
 ) -> TrainConfig:
     """A run on data of yours, as `skipdit train --data` has it.
 
@@ -43,6 +46,12 @@ def yours(
         if image_size is not None:
             raise ValueError(f"image_size is {image_size}, but {source} is no folder of images: leave it out")
         gives, files = data.load(source).gives, {}
+    elif is_latents(Path(source)):
+        gives, files = load_latents(Path(source)).gives, {"dataset": "latents", "data_folder": Path(source), "vae": vae}
+        files |= {"class_names": load_latents(Path(source)).class_names}
+    elif vae is not None:
+        remedy = f"run `skipdit data encode {source} --vae {vae} --out latents`, then train with --data latents"
+        raise ValueError(f"vae is {vae}, but {source} is no folder of latents: {remedy}")
     elif frames is not None or has_videos(Path(source)):
         taken = {"frames": frames, "interval": interval, "labelled": not unlabelled}
         gives, files = of_videos(Path(source), image_size, lent=lent, **taken)
@@ -55,9 +64,10 @@ def yours(
     kind = LatteArchitecture if "num_frames" in gives else Architecture
     names = {str(number): name for number, name in enumerate(files.pop("class_names", ()))}
     model = kind(**own | merged | {"id2label": names or None})
+    blind = files.get("dataset") == "latents" and vae is None
     return TrainConfig(
-        out=out, model=model, init=init, **{"dataset": source} | files,
-        batch_size=64, learning_rate=3e-4, ema_decay=0.999, log_every=50, checkpoint_every=500, preview_every=500,
+        out=out, model=model, init=init, **{"dataset": source} | files, preview_every=0 if blind else 500,
+        batch_size=64, learning_rate=3e-4, ema_decay=0.999, log_every=50, checkpoint_every=500,
     )  # fmt: skip
 
 

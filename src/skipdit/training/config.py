@@ -187,7 +187,8 @@ class TrainConfig:
     out: Path
     """folder of checkpoints, previews, loss.csv and the trained model"""
     dataset: str = "fashion-mnist"
-    """fashion-mnist, digits, moving-digits, captioned-digits, emoji; of yours: images, table, videos, module:function"""
+    """fashion-mnist, digits, moving-digits, captioned-digits or emoji; of yours images, table, videos, latents or
+    module:function"""
     data_folder: Path | None = None
     """where the data lies, when not where its package puts it"""
     crop: Crop | Clips | None = None
@@ -195,6 +196,8 @@ class TrainConfig:
     model: Architecture | LatteArchitecture | LatteT2VArchitecture | HunyuanDiTArchitecture = field(
         default_factory=Architecture
     )
+    vae: str | None = None
+    """of latents: the autoencoder that made them, by name or folder, which decodes previews"""
     init: str | None = None
     """a model to begin with the weights of: an embedded or published one, a folder or a file; skips that it lacks are
     drawn anew, as is the table of its classes where their number differs"""
@@ -276,6 +279,10 @@ class TrainConfig:
             raise ValueError(f"clip_grad_norm is {self.clip_grad_norm}: it must be above 0, or None")
         if self.v_weight_cap is not None and not self.v_weight_cap > 0:
             raise ValueError(f"v_weight_cap is {self.v_weight_cap}: it must be above 0, or None")
+        if self.vae is not None and self.dataset != "latents":
+            raise ValueError(f"vae is {self.vae}, but dataset {self.dataset} is not of latents: leave it out")
+        if self.dataset == "latents" and self.preview_every and self.vae is None:
+            raise ValueError(f"preview_every is {self.preview_every} on latents without vae: name it, or take 0")
         if self.min_snr is not None and not self.min_snr > 0:
             raise ValueError(f"min_snr is {self.min_snr}: it must be above 0, or None")
         self.process  # noqa: B018  (raises for settings that exclude each other)
