@@ -57,16 +57,18 @@ class Encode:
     """in which the autoencoder computes"""
 
 
+TASKS = {"check": Check, "encode": Encode}
+
+
 def command(arguments: Sequence[str]) -> None:
     task, *rest = arguments or ["--help"]
     if task in ("-h", "--help"):
         print(__doc__)
-    elif task == "check":
-        check(parse(Check, "data check", rest))
-    elif task == "encode":
-        encode(parse(Encode, "data encode", rest))
+    elif task in TASKS:
+        run = {"check": check, "encode": encode}[task]
+        run(parse(TASKS[task], f"data {task}", rest))
     else:
-        raise ValueError(f"unknown task {task!r}: take check or encode, as in `skipdit data check FOLDER`")
+        raise ValueError(f"unknown task {task!r}: take {' or '.join(TASKS)}, as in `skipdit data check FOLDER`")
 
 
 def check(config: Check) -> None:
