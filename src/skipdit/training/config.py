@@ -230,6 +230,9 @@ class TrainConfig:
     """weigh the loss by the clean sample's error, times the signal-to-noise ratio or this number if it is less"""
     time: Literal["uniform", "logit-normal"] = "uniform"
     """of a flow: which times are drawn"""
+    spectral_cap: float | None = None
+    """a, above 0 and below 1: after each step the weights of a fuse have norms of at most 1 - a for the stream and a
+    for the skip; skips that init lacks begin as that mean"""
     ema_decay: float = 0.9999
     precision: Literal["fp32", "bf16"] = "bf16"
     """bf16 is autocast: weights, optimizer and EMA stay float32"""
@@ -279,6 +282,10 @@ class TrainConfig:
             raise ValueError(f"clip_grad_norm is {self.clip_grad_norm}: it must be above 0, or None")
         if self.v_weight_cap is not None and not self.v_weight_cap > 0:
             raise ValueError(f"v_weight_cap is {self.v_weight_cap}: it must be above 0, or None")
+        if self.spectral_cap is not None and not 0 < self.spectral_cap < 1:
+            raise ValueError(f"spectral_cap is {self.spectral_cap}: it must be above 0 and below 1")
+        if self.spectral_cap is not None and not self.replaces:
+            raise ValueError(f"spectral_cap is {self.spectral_cap}: it takes a model with skips of fuse 'replace'")
         if self.vae is not None and self.dataset != "latents":
             raise ValueError(f"vae is {self.vae}, but dataset {self.dataset} is not of latents: leave it out")
         if self.dataset == "latents" and self.preview_every and self.vae is None:
@@ -297,3 +304,8 @@ class TrainConfig:
         return process_of(
             self.model.prediction_type, time=self.time, v_weight_cap=self.v_weight_cap, min_snr=self.min_snr
         )
+
+    @property
+    def replaces(self) -> bool:
+        """Whether the model has skips that take the place of the stream, as every HunyuanDiT has."""
+        return self.model.num_skips > 0 and asdict(self.model).get("fuse", "replace") == "replace"

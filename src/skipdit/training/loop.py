@@ -31,6 +31,7 @@ from skipdit.training.config import TrainConfig
 from skipdit.training.ema import EMA
 from skipdit.training.optimizer import Optimizer, make_optimizer
 from skipdit.training.processes import Processes, joined
+from skipdit.training.spectral import begin_capped, cap_norms
 
 LOSS_COLUMNS = ("step", "loss", "mse", "vlb", "grad_norm", "learning_rate")
 
@@ -75,6 +76,8 @@ def start(config: TrainConfig, dataset: Dataset | None = None, processes: Proces
     if config.init is None:
         config.model.fit(model, dataset)
     fresh = begin_from(model, config.init) if config.init is not None and not found else []
+    if config.spectral_cap is not None:
+        begin_capped(model, config.spectral_cap, anew=any("skips" in part for part in fresh))
     model = model.to(config.device).train()
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
@@ -154,6 +157,8 @@ def take_step(run: Run, forward: Callable[..., tuple[Tensor]]) -> Report:
     losses = run.processes.mean(torch.stack(terms).sum(0))
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.config.clip_grad_norm or math.inf)
     run.optimizer.step()
+    if run.config.spectral_cap is not None:
+        cap_norms(run.model, run.optimizer, share=run.config.spectral_cap)
     run.optimizer.zero_grad(set_to_none=True)
     run.ema.update(run.model, step=run.step)
     run.step += 1
