@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skipdit import DiT, Latte
+from skipdit import DiT, Latte, load_pipeline
 from skipdit.cli import INTERRUPTED
 from skipdit.training import loop
 from skipdit.videos import write_video
 from tests.cli.conftest import contents
 from tests.data.pictures import write_pictures
+from tests.data.test_captions import write_captions
 from tests.data.test_latents import autoencoder
 
 TINY = (
@@ -194,3 +195,31 @@ def test_a_folder_is_encoded_trained_on_and_drawn_from(here):
 def test_an_autoencoder_beside_images_says_how_to_encode_them(here):
     said = here("train --data pictures --vae sd-vae-ft-mse")
     assert "run `skipdit data encode pictures --vae sd-vae-ft-mse --out latents`" in said.complaint
+
+
+# Captions.
+
+
+def test_images_with_captions_train_a_model_that_draws_from_a_prompt(here):
+    write_captions(Path("pictures"))
+    run = (
+        "train --data pictures --model.num-layers 4 --model.num-skips 1 --model.num-attention-heads 2"
+        " --model.attention-head-dim 16 --steps 2 --batch-size 2 --log-every 1 --checkpoint-every 1 --preview-every 2"
+        " --preview-steps 2 --precision fp32 --out run "
+    )
+    assert here(run + "--size S/2").complaint.startswith("size is S/2, which a model of captions does not take")
+    assert here(run + "--image-size 32").complaint.startswith("image_size is 32: a model of captions takes multiples")
+    assert here(run).code == 0
+    said = here("sample run --prompt circle --steps 2 --scheduler ddim --out drawn.png")
+    assert said.code == 0, said.err
+    assert load_pipeline("run").scheduler.config.beta_schedule == "linear"
+
+
+def test_the_embedded_model_of_text_goes_on_with_captions_of_ones_own(here):
+    write_captions(Path("pictures"))
+    said = here(
+        "train --data pictures --init emoji-hunyuan --steps 1 --batch-size 2 --log-every 1 --checkpoint-every 1"
+        " --preview-every 0 --out run"
+    )
+    assert said.code == 0, said.err
+    assert here("train --data pictures --init fashion-dit").complaint.startswith("init fashion-dit is a DiT: captions")

@@ -29,8 +29,8 @@ class Yours:
     """
 
     data: str
-    """a folder that has a folder of images or videos for each class; a .parquet or .arrow file, a folder of them or
-    hf:NAME on the hub; or module:function, which returns a data set"""
+    """a folder that has a folder of images or videos for each class, or images with captions in metadata.jsonl; a
+    .parquet or .arrow file, a folder of them, or hf:NAME on the hub; or module:function, which returns a data set"""
     out: Path = Path("runs/mine")
     """the run's folder; `skipdit sample` takes it when the run has ended"""
     size: Annotated[str | None, left_out("S/2|B/4|...", "(default: S/2)")] = None
@@ -145,13 +145,24 @@ def train(config: "TrainConfig") -> None:
             save_png(sheet(samples.movedim(model.channel_dim, -3)), path)
 
         try:
-            training.train(config, on_start=begin, on_step=show, preview=draw)
+            trained = training.train(config, on_start=begin, on_step=show, preview=draw)
         except KeyboardInterrupt as stop:
             saved = training.checkpointed_step(config.out)
             goes_on = f"the same command goes on at step {saved} of {config.steps}"
             raise KeyboardInterrupt(f"interrupted; {goes_on}") from stop
+    if is_first and config.dataset == "captions":
+        write_pipeline(trained, config.out / "pipeline")
     if is_first:
         print(f"{config.out / 'model'}: {config.steps} steps on {config.data_folder or config.dataset}")
+
+
+def write_pipeline(model: "LongSkipModel", folder: Path) -> None:
+    """A model of captions with the text encoders that it was trained with, whole or not at all."""
+    from skipdit.files import whole_folder
+    from skipdit.recipes.emoji_pipeline import emoji_pipeline
+
+    with whole_folder(folder) as partial:
+        emoji_pipeline(model).save_pretrained(partial)
 
 
 class Decoder:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from skipdit.attributes import load_attribute
+from skipdit.data.captions import captioned_folder
 from skipdit.data.emoji import emoji
 from skipdit.data.image_folder import Crop, image_folder
 from skipdit.data.images import digits, fashion_mnist
@@ -55,6 +56,7 @@ OF_FILES = {  # of your own, cropped
     "images": (image_folder, Crop),
     "table": (lambda path, crop: image_table(str(path), crop), Crop),
     "videos": (video_folder, Clips),
+    "captions": (captioned_folder, Crop),
 }
 
 

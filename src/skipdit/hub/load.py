@@ -41,7 +41,7 @@ CLASS_NAMES = {
     **dict.fromkeys(("fashion-skip", "fashion-dit"), FASHION_CLASSES),
     **dict.fromkeys(("moving-digits-skip", "moving-digits-latte"), moving_digits.CLASS_NAMES),
 }
-TRAINED = "model"  # the folder of the model in that of a training run
+TRAINED, WHOLE = "model", "pipeline"  # the folders of the model, and of all it draws with, in that of a training run
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".bin", ".tar")  # that are read: model.pth.tar
 MODELS = {
     "DiT": DiT, "Latte": Latte, "LatteT2V": LatteT2V, "HunyuanDiT": HunyuanDiT,
@@ -254,6 +254,8 @@ def locate(source: str) -> Path:
     if source in registry.REGISTRY:
         return located(source) or download(source, parts=False)[source]
     path = embedded_folder(source) if source in EMBEDDED else Path(source)
+    if is_pipeline(path / WHOLE):
+        return path / WHOLE
     return path / TRAINED if (path / TRAINED / "config.json").exists() else path
 
 

@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from skipdit import data
+from skipdit.data.captions import metadata_of
 from skipdit.data.image_folder import GREY_MODES, Crop, Files, Source, class_names_of, image_names, read_header
 from skipdit.data.latents import is_latents
 from skipdit.data.latents import latents as load_latents
 from skipdit.data.table import is_table, open_table
 from skipdit.data.video_folder import Clips, has_videos, video_classes, video_names
 from skipdit.hub.sketch import model_of
+from skipdit.models import HunyuanDiT
 from skipdit.models.adaln import AdaLNTransformer, published_size
-from skipdit.training.config import Architecture, LatteArchitecture, TrainConfig
+from skipdit.training.config import Architecture, HunyuanDiTArchitecture, LatteArchitecture, TrainConfig
 
 LARGEST_SIDE = 64  # pixels of an image that is not asked to be larger: attention costs the fourth power of it
+SMALLEST_OF_TEXT = 64  # diffusers' HunyuanDiTPipeline counts sides in eighths, of which a patch has 8
 SIZE = "S/2"
 
 
@@ -41,6 +44,9 @@ def yours(
     Raises: ValueError for settings that exclude each other; as the data set and the pretrained model do.
     """
     check_start(size=size, skips=skips, init=init, upcycle=upcycle, fuse=fuse)
+    if metadata_of(Path(source)) is not None:
+        check_of_text(size=size, upcycle=upcycle, fuse=fuse, frames=frames, interval=interval, vae=vae)
+        return captioned(Path(source), out, skips=skips, init=init, image_size=image_size)
     lent = {} if init is None else lent_settings(init)
     if ":" in source and not is_table(source) and not Path(source).exists():
         if image_size is not None:
@@ -69,6 +75,36 @@ def yours(
         out=out, model=model, init=init, **{"dataset": source} | files, preview_every=0 if blind else 500,
         batch_size=64, learning_rate=3e-4, ema_decay=0.999, log_every=50, checkpoint_every=500,
     )  # fmt: skip
+
+
+def captioned(
+    folder: Path, out: Path, *, skips: int | None, init: str | None, image_size: int | None
+) -> TrainConfig:
+    """A run on images with captions: a HunyuanDiT as small as the embedded one, or from the weights of such a one."""
+    own = {} if init is None else hunyuan_settings(init)
+    side = image_size or own.get("sample_size", LARGEST_SIDE)
+    if side % SMALLEST_OF_TEXT:
+        raise ValueError(f"image_size is {side}: a model of captions takes multiples of {SMALLEST_OF_TEXT}")
+    settings = own | {"sample_size": side} | ({} if skips is None else {"num_skips": skips})
+    return TrainConfig(
+        out=out, dataset="captions", data_folder=folder, crop=Crop(side), init=init,
+        model=HunyuanDiTArchitecture(**settings), batch_size=32, learning_rate=3e-4, ema_decay=0.999, log_every=50,
+        checkpoint_every=500, preview_every=500,
+    )  # fmt: skip
+
+
+def check_of_text(**given: Any) -> None:
+    if beside := [name for name, value in given.items() if value is not None]:
+        raise ValueError(f"{beside[0]} is {given[beside[0]]}, which a model of captions does not take: leave it out")
+
+
+def hunyuan_settings(init: str) -> dict[str, Any]:
+    """The settings of the architecture of a pretrained HunyuanDiT. Raises: ValueError for another class."""
+    model = model_of(init, None)
+    if not isinstance(model, HunyuanDiT):
+        raise ValueError(f"init {init} is a {type(model).__name__}: captions take a HunyuanDiT, as emoji-hunyuan")
+    names = [field.name for field in fields(HunyuanDiTArchitecture) if field.name in model.config]
+    return {name: model.config[name] for name in names}
 
 
 def check_start(*, init: str | None, upcycle: int | None, fuse: str | None, **own: Any) -> None:

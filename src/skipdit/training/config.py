@@ -187,8 +187,8 @@ class TrainConfig:
     out: Path
     """folder of checkpoints, previews, loss.csv and the trained model"""
     dataset: str = "fashion-mnist"
-    """fashion-mnist, digits, moving-digits, captioned-digits or emoji; of yours images, table, videos, latents or
-    module:function"""
+    """fashion-mnist, digits, moving-digits, captioned-digits or emoji; of yours images, captions, table, videos,
+    latents or module:function"""
     data_folder: Path | None = None
     """where the data lies, when not where its package puts it"""
     crop: Crop | Clips | None = None
