@@ -54,8 +54,8 @@ def curve(config: TrainConfig, name: str) -> list[float]:
     """The mean noise MSE of every `WINDOW` steps, and of the first step before them."""
     taken = tqdm(steps(start(config)), total=config.steps, desc=name)
     losses = [report.mse.item() for report in taken]
-    means = [sum(losses[first : first + WINDOW]) / WINDOW for first in range(0, len(losses), WINDOW)]
-    return [losses[0], *means]
+    windows = [losses[first : first + WINDOW] for first in range(0, len(losses), WINDOW)]
+    return [losses[0], *(sum(window) / len(window) for window in windows)]
 
 
 def main() -> None:

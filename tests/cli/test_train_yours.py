@@ -145,11 +145,15 @@ def test_help_says_where_the_other_settings_are_listed(here, capfd):
 # Videos.
 
 
-def test_a_folder_of_videos_trains_a_latte_that_draws(skipdit):
+def write_videos():
     draw = np.random.default_rng(0)
     for name in ("run/a.mkv", "jump/b.mkv"):
         Path("clips", name).parent.mkdir(parents=True)
         write_video(draw.integers(0, 256, (12, 20, 24, 3)).astype(np.uint8), Path("clips", name), fps=8)
+
+
+def test_a_folder_of_videos_trains_a_latte_that_draws(skipdit):
+    write_videos()
     said = skipdit(
         "train --data clips --frames 4 --interval 1 --image-size 16 --size S/8 --skips --model.hidden-size 24"
         " --model.num-heads 2 --model.depth 2 --model.num-skips 1 --steps 2 --batch-size 2 --log-every 1"
@@ -190,6 +194,20 @@ def test_a_folder_is_encoded_trained_on_and_drawn_from(here):
     assert "give the vae" in here("sample run --steps 2 --out drawn").complaint
     assert here("sample run --vae vae --classes cross --steps 2 --out drawn").code == 0
     assert Image.open("drawn/000000.png").size == (16, 16)
+
+
+def test_latents_of_videos_train_a_latte(skipdit):
+    write_videos()
+    autoencoder().save_pretrained("vae")
+    encode = "data encode clips --vae vae --frames 4 --interval 1 --image-size 16 --no-flip --out latents"
+    assert skipdit(encode).code == 0
+    said = skipdit(
+        "train --data latents --vae vae --size S/4 --model.hidden-size 24 --model.num-heads 2 --model.depth 2"
+        " --model.num-skips 1 --steps 2 --batch-size 2 --log-every 1 --checkpoint-every 1 --preview-every 2"
+        " --preview-steps 2 --out run"
+    )
+    assert said.code == 0, said.err
+    assert skipdit("sample run --vae vae --classes jump --steps 2 --out drawn.gif").code == 0
 
 
 def test_an_autoencoder_beside_images_says_how_to_encode_them(here):

@@ -7,13 +7,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from skipdit.data import Crop, image_folder, latents
+from skipdit.data import Clips, Crop, image_folder, latents, video_folder
 from skipdit.data.image_folder import Images
 from skipdit.data.latents import check_autoencoder, encode, fingerprint, posterior
+from skipdit.videos import write_video
 from tests.data.pictures import write_pictures
 
 ROOT = Path(__file__).parents[2]
@@ -147,3 +149,17 @@ def test_sides_and_autoencoders_that_do_not_fit_are_refused(tmp_path, images):
     with pytest.raises(ValueError, match="shifts latents by 0.1: take one that does not"):
         encode(images, tmp_path / "out", autoencoder(shift_factor=0.1))
     assert not (tmp_path / "out").exists()
+
+
+def test_clips_are_encoded_frame_by_frame(tmp_path, vae):
+    for name in ("run/a.mkv", "jump/b.mkv"):
+        (tmp_path / "videos" / name).parent.mkdir(parents=True)
+        clip = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3)).astype(np.uint8)
+        write_video(clip, tmp_path / "videos" / name, fps=8)
+    videos = video_folder(tmp_path / "videos", Clips(16, frames=4, interval=2, flip=True))
+    encode(videos, tmp_path / "latents", vae)
+    cache, everything = latents.latents(tmp_path / "latents"), torch.arange(4)
+    frames = videos.x_0(everything)
+    mean, _ = posterior(vae, frames[:, 2])
+    torch.testing.assert_close(cache.read("mean", everything)[:, 2], mean, rtol=1e-3, atol=1e-3)
+    assert cache.gives == {"num_frames": 4, "in_channels": 4, "height": 8, "width": 8, "num_classes": 2}

@@ -17,7 +17,7 @@ from skipdit.cli.flags import check_positive, left_out, parse
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from skipdit.data import Latents
+    from skipdit.data import Images, Latents, Videos
 
 BAR, TABLE_ROWS = 30, 20  # letters of the longest bar; classes or sizes that are listed
 SHEET_COLUMNS, SHEET_CLASSES = 10, 20
@@ -42,7 +42,7 @@ class Encode:
     """
 
     folder: tyro.conf.Positional[str]
-    """a folder that has a folder of images for each class, a .parquet or .arrow file, or hf:NAME"""
+    """a folder that has a folder of images or videos for each class, a .parquet or .arrow file, or hf:NAME"""
     vae: str
     """an autoencoder: sd-vae-ft-mse, sd-vae-ft-ema or the like, or a folder"""
     out: Path
@@ -51,6 +51,12 @@ class Encode:
     """height and width to which images are cropped"""
     flip: bool = True
     """encode the mirrored images too"""
+    frames: Annotated[int | None, left_out("N", "(default: 16 of videos)")] = None
+    """frames of a clip; it says that folders of images are videos, a frame each"""
+    interval: Annotated[int | None, left_out("K", "(default: 3 of videos)")] = None
+    """from one frame of a clip to the next, in frames of the video"""
+    unlabelled: bool = False
+    """the folders of videos are no classes"""
     batch_size: int = 16
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -101,18 +107,31 @@ def encode(config: Encode) -> None:
     import torch
     from tqdm import tqdm
 
-    from skipdit.data import Crop, latents
-    from skipdit.data.image_folder import image_folder
-    from skipdit.data.table import image_table, is_table
+    from skipdit.data import latents
     from skipdit.hub.load import load_vae, locate
 
-    crop = Crop(config.image_size, flip=config.flip)
     vae = torch.nn.Module.to(load_vae(locate(config.vae)), config.device, getattr(torch, config.dtype)).eval()
-    images = image_table(config.folder, crop) if is_table(config.folder) else image_folder(Path(config.folder), crop)
+    images = images_of(config)
     with tqdm(total=len(images), desc="encoding", unit="image") as bar:
         made = latents.encode(images, config.out, vae, batch_size=config.batch_size, on_batch=bar.update)
     read = reading_rate(latents.latents(config.out), batch_size=config.batch_size)
     print(f"{config.out}: {len(images):,} latents, encoded at {made:,.0f} and read at {read:,.0f} images a second")
+
+
+def images_of(config: Encode) -> "Images | Videos":
+    """What is encoded: a table, videos, or images."""
+    from skipdit.data import Clips, Crop, image_folder, image_table, video_folder
+    from skipdit.data.table import is_table
+    from skipdit.data.video_folder import has_videos
+
+    how, folder = {"size": config.image_size, "flip": config.flip}, Path(config.folder)
+    if is_table(config.folder):
+        return image_table(config.folder, Crop(**how))
+    if config.frames is None and not has_videos(folder):
+        return image_folder(folder, Crop(**how))
+    taken = {"frames": config.frames, "interval": config.interval}
+    taken = {name: value for name, value in taken.items() if value is not None}
+    return video_folder(folder, Clips(**how, **taken, labelled=not config.unlabelled))
 
 
 def reading_rate(cache: "Latents", *, batch_size: int) -> float:

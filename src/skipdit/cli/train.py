@@ -137,7 +137,9 @@ def train(config: "TrainConfig") -> None:
         def show(report: "Report") -> None:
             bar.update()
             if report.step % config.log_every == 0:
-                bar.set_postfix(loss=f"{report.loss.item():.4f}", lr=f"{report.learning_rate:.1e}")
+                samples = config.batch_size * (bar.format_dict["rate"] or 0)
+                shown = {"loss": f"{report.loss.item():.4f}", "lr": f"{report.learning_rate:.1e}"}
+                bar.set_postfix(shown | {"samples/s": f"{samples:.1f}"})
 
         def draw(model: "LongSkipModel", dataset: "Dataset", path: Path) -> None:
             samples = preview(model, dataset, num_steps=config.preview_steps, decode=decoder.decode)
@@ -184,7 +186,8 @@ class Decoder:
         if self.vae is None:
             return x_0
         scaled = (x_0 / self.vae.config.scaling_factor).to(self.vae.device)
-        return self.vae.decode(scaled).sample.float().cpu()
+        decoded = self.vae.decode(scaled.flatten(0, -4)).sample.float().cpu()
+        return decoded.unflatten(0, x_0.shape[:-3])
 
 
 def sheet(samples: "Tensor") -> "Image":

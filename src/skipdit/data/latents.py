@@ -1,9 +1,9 @@
-"""A latent cache: what an autoencoder makes of images, written once and read at every step.
+"""A latent cache: what an autoencoder makes of images or clips, written once and read at every step.
 
-    encode    images -> mean and std of q(z | image), float16, mirrored images too
+    encode    images -> mean and std of q(z | image), float16, mirrored images too; clips frame by frame
     train     x_0 = scaling_factor (mean + std eps)
 
-    FOLDER/index.json  latents-00000.safetensors (mean, std [n, C, H, W])  latents-00001.safetensors ...
+    FOLDER/index.json  latents-00000.safetensors (mean, std [n, (F,) C, H, W])  latents-00001.safetensors ...
 
 A shard is whole or absent, and a lock beside it tells who writes it: so encoding goes on after a kill, and several
 processes with one FOLDER share the shards. The index says which autoencoder and which images they are of.
@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from skipdit.data.image_folder import EXAMPLES, Images
+from skipdit.data.video_folder import Videos
 from skipdit.files import read_object, write_text
 from skipdit.randomness import generator
 
@@ -36,14 +37,15 @@ STREAM = 5  # of random numbers
 
 @dataclass(frozen=True)
 class Latents:
-    """The samples of a latent cache, with class ids int64 [N] of its images.
+    """The samples of a latent cache, with class ids int64 [N] of its images or clips.
 
-    Sample d N + i is draw d of image i, mirrored ones included. Two caches are the same by all but where they lie.
+    `shape` is (C, H, W), or (F, C, H, W). Sample d N + i is draw d of image i, mirrored ones included. Two caches are the
+    same by all but where they lie.
     """
 
     labels: Tensor
     class_names: tuple[str, ...]
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     scaling_factor: float
     autoencoder: str
     images: str
@@ -56,10 +58,8 @@ class Latents:
     @property
     def gives(self) -> dict[str, int]:
         """What a model of this data takes, by the names of its arguments."""
-        channels, height, width = self.shape
-        return {
-            "in_channels": channels, "height": height, "width": width, "num_classes": len(self.class_names)
-        }  # fmt: skip
+        names = ("num_frames", "in_channels", "height", "width")
+        return dict(zip(names[-len(self.shape) :], self.shape)) | {"num_classes": len(self.class_names)}
 
     def x_0(self, indices: Tensor) -> Tensor:
         """Scaled draws of the posterior, float32 [B, C, H, W]."""
@@ -74,17 +74,17 @@ class Latents:
         return torch.stack(slices).float()
 
     def conditions(self, indices: Tensor, *, dropped: Tensor) -> dict[str, Tensor]:
-        """Class labels int64 [B]; those of `dropped`, bool [B], are the null class, one past the last."""
+        """Class labels int64 [B], those of `dropped` the null class; nothing without classes."""
         labels = self.labels[indices % len(self.labels)]
-        return {"class_labels": labels.masked_fill(dropped, len(self.class_names))}
+        return {"class_labels": labels.masked_fill(dropped, len(self.class_names))} if self.class_names else {}
 
     def examples(self) -> dict[str, Tensor]:
-        """Conditions to draw previews for: the classes in turn."""
-        return {"class_labels": torch.arange(EXAMPLES) % len(self.class_names)}
+        """Conditions to draw previews for: the classes in turn, or nothing without any."""
+        return {"class_labels": torch.arange(EXAMPLES) % len(self.class_names)} if self.class_names else {}
 
 
 def encode(
-    images: Images,
+    images: Images | Videos,
     folder: Path,
     vae: nn.Module,
     *,
@@ -94,7 +94,7 @@ def encode(
     """Write the shards that no other process has written or is writing; returns the images encoded in a second.
 
     Args:
-        images: those of a folder or a table; with `crop.flip` the mirrored ones are encoded as well.
+        images: those of a folder or a table, or clips; with `crop.flip` the mirrored ones are encoded as well.
         vae: an autoencoder of diffusers, where and in the dtype in which it shall compute.
         on_batch: called with the number of images after each batch.
 
@@ -114,13 +114,11 @@ def encode(
     return done / (time.perf_counter() - since)
 
 
-def begin(images: Images, folder: Path, vae: nn.Module) -> None:
+def begin(images: Images | Videos, folder: Path, vae: nn.Module) -> None:
     """Write the index, or hold it against the one that lies there."""
     check_halved(images.crop.size, vae)
-    with torch.no_grad():
-        shape = posterior(vae, torch.zeros(1, 3, images.crop.size, images.crop.size))[0].shape[1:]
-    kept = torch.zeros(len(images), dtype=torch.bool)
-    labels = images.conditions(torch.arange(len(images)), dropped=kept)["class_labels"]
+    shape = posterior(vae, torch.zeros_like(images.x_0(torch.tensor([0]))))[0].shape[1:]
+    labels = images.labels.repeat(1 + images.crop.flip)
     index = {
         "autoencoder": fingerprint(vae), "scaling_factor": vae.config.scaling_factor, "images": of_images(images),
         "shape": list(shape), "shard": SHARD, "class_names": list(images.class_names), "crop": asdict(images.crop),
@@ -136,7 +134,7 @@ def begin(images: Images, folder: Path, vae: nn.Module) -> None:
         write_text(path, json.dumps(index) + "\n")
 
 
-def of_images(images: Images) -> str:
+def of_images(images: Images | Videos) -> str:
     """A hash of what images are, wherever they lie."""
     return hashlib.sha256("\n".join(images.identity).encode()).hexdigest()
 
@@ -154,7 +152,13 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def write_shard(
-    images: Images, rows: Tensor, path: Path, vae: nn.Module, *, batch_size: int, on_batch: Callable[[int], None]
+    images: Images | Videos,
+    rows: Tensor,
+    path: Path,
+    vae: nn.Module,
+    *,
+    batch_size: int,
+    on_batch: Callable[[int], None],
 ) -> None:
     """Encode samples and write them aside, then rename."""
     parts = []
@@ -169,11 +173,13 @@ def write_shard(
 
 @torch.no_grad()
 def posterior(vae: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [B, C, h, w] of q(z | image), for images [B, 1 or 3, H, W] in [-1, 1], on the CPU."""
-    parameter = next(vae.parameters())
-    coloured = images.expand(-1, 3, -1, -1).to(parameter.device, parameter.dtype)
-    said = vae.encode(coloured).latent_dist
-    return said.mean.float().cpu(), said.std.float().cpu()
+    """Mean and standard deviation [B, (F,) C, h, w] of q(z | image), on the CPU.
+
+    Shapes: images [B, (F,) 1 or 3, H, W] in [-1, 1].
+    """
+    parameter, flat = next(vae.parameters()), images.flatten(0, -4)
+    said = vae.encode(flat.expand(-1, 3, -1, -1).to(parameter.device, parameter.dtype)).latent_dist
+    return tuple(x.float().cpu().unflatten(0, images.shape[:-3]) for x in (said.mean, said.std))
 
 
 def fingerprint(vae: nn.Module) -> str:
