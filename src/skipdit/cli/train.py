@@ -1,7 +1,7 @@
 """`skipdit train RECIPE`, or `skipdit train --data FOLDER`: a whole run, which goes on where it stopped."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from skipdit.cli.flags import left_out
+from skipdit.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -62,12 +63,26 @@ def command(arguments: Sequence[str]) -> None:
     if any(argument.partition("=")[0] == "--data" for argument in arguments):
         own = without_bare_skips(arguments)
         yours, settings = tyro.cli(Yours, prog="skipdit train", args=own, return_unknown_args=True)
-        return train(parsed(begin_config(yours), settings))
-    recipes = tyro.extras.subcommand_type_from_defaults(
-        {name: recipe() for name, recipe in RECIPES.items()},
-        descriptions={name: recipe.__doc__ for name, recipe in RECIPES.items()},
+        train(parsed(begin_config(yours), settings))
+        return
+    name, *settings = arguments or ["--help"]
+    if name in ("-h", "--help"):
+        print(usage(RECIPES))
+    elif name in RECIPES:
+        train(parsed(RECIPES[name](), settings, description=RECIPES[name].__doc__))
+    else:
+        near = did_you_mean(name, RECIPES)
+        raise ValueError(f"unknown recipe {name!r}: {near}`skipdit train --help` lists them, or give --data FOLDER")
+
+
+def usage(recipes: Mapping[str, Any]) -> str:
+    """The recipes with the first sentence of what each says of itself."""
+    lines = "\n".join(f"  {name:30}{recipe.__doc__.splitlines()[0]}" for name, recipe in recipes.items())
+    return (
+        "usage: skipdit train RECIPE [settings]\n       skipdit train --data FOLDER [settings]\n\n"
+        f"{lines}\n\nskipdit train RECIPE --help shows the settings of a run, skipdit train --data FOLDER --help those"
+        " of a first one."
     )
-    train(parsed(recipes, arguments, description=f"{__doc__}\n\n`skipdit train --data FOLDER --help`: on your data."))
 
 
 def without_bare_skips(arguments: Sequence[str]) -> list[str]:
@@ -76,16 +91,15 @@ def without_bare_skips(arguments: Sequence[str]) -> list[str]:
     return [name for name, after in zip(arguments, following) if name != "--skips" or not after.startswith("-")]
 
 
-def parsed(default: Any, arguments: Sequence[str], **told: Any) -> "TrainConfig":
-    """A recipe, or one of several, with the settings of a command line. Raises: ValueError for an unknown one."""
-    from skipdit.spelling import did_you_mean
+def parsed(default: "TrainConfig", arguments: Sequence[str], *, description: str | None = None) -> "TrainConfig":
+    """A run with the settings of a command line. Raises: ValueError for an unknown one."""
     from skipdit.training import TrainConfig
 
     as_given = (tyro.conf.AvoidSubcommands,)  # a recipe's kind of model is no choice; its settings are
-    kind, start = (TrainConfig, {"default": default}) if isinstance(default, TrainConfig) else (default, {})
     config, unknown = tyro.cli(
-        kind, prog="skipdit train", args=arguments, config=as_given, return_unknown_args=True, **told, **start
-    )
+        TrainConfig, prog="skipdit train", args=arguments, config=as_given, return_unknown_args=True, default=default,
+        description=description,
+    )  # fmt: skip
     if unknown:
         near = did_you_mean(unknown[0].strip("-"), spelled(config))
         raise ValueError(f"unknown setting {unknown[0]}: {near}`skipdit train digits --help` lists them")

@@ -39,8 +39,8 @@ STREAM = 5  # of random numbers
 class Latents:
     """The samples of a latent cache, with class ids int64 [N] of its images or clips.
 
-    `shape` is (C, H, W), or (F, C, H, W). Sample d N + i is draw d of image i, mirrored ones included. Two caches are the
-    same by all but where they lie.
+    `shape` is (C, H, W), or (F, C, H, W). Sample d N + i is draw d of image i, mirrored ones included. Two caches are
+    the same by all but where they lie.
     """
 
     labels: Tensor
