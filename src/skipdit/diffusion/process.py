@@ -35,6 +35,10 @@ class Process(Protocol):
         """What the model is told, [B]."""
         ...
 
+    def noisier(self, t: Tensor, thousandths: int) -> Tensor:
+        """Times [B] later on the way to noise, by thousandths of it."""
+        ...
+
     def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t, shaped as x_0 [B, ...]."""
         ...
@@ -66,6 +70,10 @@ class Denoising:
 
     def timestep(self, t: Tensor) -> Tensor:
         return t
+
+    def noisier(self, t: Tensor, thousandths: int) -> Tensor:
+        last = len(self.schedule) - 1
+        return (t + round(thousandths * len(self.schedule) / 1000)).clamp(max=last)
 
     def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         return self.schedule.add_noise(x_0, noise, t)
@@ -99,6 +107,9 @@ class FlowMatching:
 
     def timestep(self, t: Tensor) -> Tensor:
         return NUM_TRAIN_STEPS * t
+
+    def noisier(self, t: Tensor, thousandths: int) -> Tensor:
+        return (t + thousandths / 1000).clamp(max=1)
 
     def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         share = t.reshape(-1, *[1] * (x_0.ndim - 1))

@@ -230,6 +230,15 @@ class TrainConfig:
     """weigh the loss by the clean sample's error, times the signal-to-noise ratio or this number if it is less"""
     time: Literal["uniform", "logit-normal"] = "uniform"
     """of a flow: which times are drawn"""
+    stale_prob: float = 0.0
+    """share of the steps in which head and tail learn with the deep feature of an earlier sampling step, as the cache
+    has it"""
+    stale_age: int = 3
+    """sampling steps by which that feature is too old at most: N - 1 for a cache of interval N"""
+    stale_stride: int = 20
+    """timesteps from one sampling step to the next"""
+    stale_branch: int = 1
+    """layers on each side that see it: the branch of the cache"""
     spectral_cap: float | None = None
     """a, above 0 and below 1: after each step the weights of a fuse have norms of at most 1 - a for the stream and a
     for the skip; skips that init lacks begin as that mean"""
@@ -282,6 +291,11 @@ class TrainConfig:
             raise ValueError(f"clip_grad_norm is {self.clip_grad_norm}: it must be above 0, or None")
         if self.v_weight_cap is not None and not self.v_weight_cap > 0:
             raise ValueError(f"v_weight_cap is {self.v_weight_cap}: it must be above 0, or None")
+        if not 0 <= self.stale_prob < 1:
+            raise ValueError(f"stale_prob is {self.stale_prob}: it must be in [0, 1)")
+        for name in ("stale_age", "stale_stride", "stale_branch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if self.spectral_cap is not None and not 0 < self.spectral_cap < 1:
             raise ValueError(f"spectral_cap is {self.spectral_cap}: it must be above 0 and below 1")
         if self.spectral_cap is not None and not self.replaces:

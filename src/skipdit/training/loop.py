@@ -32,6 +32,7 @@ from skipdit.training.ema import EMA
 from skipdit.training.optimizer import Optimizer, make_optimizer
 from skipdit.training.processes import Processes, joined
 from skipdit.training.spectral import begin_capped, cap_norms
+from skipdit.training.stale import drawn_age, stale_seam
 
 LOSS_COLUMNS = ("step", "loss", "mse", "vlb", "grad_norm", "learning_rate")
 
@@ -71,8 +72,13 @@ def start(config: TrainConfig, dataset: Dataset | None = None, processes: Proces
     """A run at its newest checkpoint, or at step 0 where there is none; on `dataset` in the place of the config's."""
     dataset = data.load(config.dataset, folder=config.data_folder, crop=config.crop) if dataset is None else dataset
     check_fits(config, dataset)
+    if config.stale_prob and processes.count > 1:
+        raise ValueError(f"stale_prob is {config.stale_prob} in {processes.count} processes: take one")
     torch.manual_seed(config.seed)
     model, found = config.model.build(), checkpoint.checkpoints(config.out)
+    if config.stale_prob and 2 * config.stale_branch >= model.depth:
+        most = (model.depth - 1) // 2
+        raise ValueError(f"stale_branch is {config.stale_branch}: a model of {model.depth} layers takes 1 to {most}")
     if config.init is None:
         config.model.fit(model, dataset)
     fresh = begin_from(model, config.init) if config.init is not None and not found else []
@@ -183,10 +189,17 @@ def choose_learners(run: Run) -> None:
 
 def loss_of(run: Run, forward: Callable[..., tuple[Tensor]], *, part: int = 0) -> Losses:
     """The losses [B] of this process's rows of the next batch, with the variance's where the model learns it."""
+    config = run.config
     inputs, targets = noised_batch(run, part=part)
-    device = torch.device(run.config.device).type
-    with torch.autocast(device, torch.bfloat16, enabled=run.config.precision == "bf16"):
-        output = forward(**inputs, return_dict=False)[0]
+    age = drawn_age(seed=config.seed, step=run.step, probability=config.stale_prob, most=config.stale_age)
+    device = torch.device(config.device).type
+    with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"):
+        if age:
+            by, cut = age * config.stale_stride, config.stale_branch
+            seam = stale_seam(run.model, run.process, inputs, targets, cut=cut, by=by)
+            output = run.model(**inputs, return_dict=False, seam=seam)[0]
+        else:
+            output = forward(**inputs, return_dict=False)[0]
     axis = run.model.channel_dim
     samples = {name: x.movedim(axis, 1) for name, x in targets.items() if name != "t"}
     samples["x_t"] = inputs["hidden_states"].movedim(axis, 1)

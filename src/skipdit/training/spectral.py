@@ -73,6 +73,6 @@ def follow(matrix: Tensor, vectors: Tensor, iterations: int) -> tuple[Tensor, Te
 
 
 def state_of(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """What an optimizer keeps for a parameter, from its first step on."""
+    """What an optimizer keeps for a parameter, from the first step on in which that learnt."""
     parts = optimizer.parts.values() if isinstance(optimizer, MuonAndAdamW) else [optimizer]
-    return next(part.state[parameter] for part in parts if parameter in part.state)
+    return next((part.state[parameter] for part in parts if parameter in part.state), {})
