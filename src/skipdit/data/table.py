@@ -87,7 +87,7 @@ def read_table(path: str) -> "Table":
     try:
         from datasets import load_dataset
     except ImportError:
-        raise OSError("tables are read by `datasets`, which is missing: pip install datasets") from None
+        raise OSError("tables are read by `datasets`, which is missing: pip install 'skipdit[tables]'") from None
     place = Path(path)
     try:
         if path.startswith(ON_HUB):

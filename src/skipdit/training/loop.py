@@ -72,35 +72,51 @@ def start(config: TrainConfig, dataset: Dataset | None = None, processes: Proces
     """A run at its newest checkpoint, or at step 0 where there is none; on `dataset` in the place of the config's."""
     dataset = data.load(config.dataset, folder=config.data_folder, crop=config.crop) if dataset is None else dataset
     check_fits(config, dataset)
-    if config.stale_prob and processes.count > 1:
-        raise ValueError(f"stale_prob is {config.stale_prob} in {processes.count} processes: take one")
     torch.manual_seed(config.seed)
-    model, found = config.model.build(), checkpoint.checkpoints(config.out)
-    if config.stale_prob and 2 * config.stale_branch >= model.depth:
-        most = (model.depth - 1) // 2
-        raise ValueError(f"stale_branch is {config.stale_branch}: a model of {model.depth} layers takes 1 to {most}")
-    if config.init is None:
-        config.model.fit(model, dataset)
-    fresh = begin_from(model, config.init) if config.init is not None and not found else []
-    if config.spectral_cap is not None:
-        begin_capped(model, config.spectral_cap, anew=any("skips" in part for part in fresh))
+    found = checkpoint.checkpoints(config.out)
+    model, fresh = begin_model(config, dataset, resumed=bool(found))
+    check_stale(config, model, processes)
     model = model.to(config.device).train()
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     if config.device == "cpu" and config.precision == "bf16":
         config.model.write_out(model, dataset)  # as our own attention does there (docs/decisions/0006)
-    optimizer = make_optimizer(model, config)
-    ema = EMA(model, decay=config.ema_decay)
+    optimizer, ema = make_optimizer(model, config), EMA(model, decay=config.ema_decay)
     run = Run(config, model, ema, optimizer, dataset, config.process, data.digest(dataset), fresh, processes)
     if found:
-        state = checkpoint.load(
-            found[-1], model=model, ema=run.ema, optimizer=optimizer, check_beside=check_pending
-        )
-        if state.get("data", run.data) != run.data:  # earlier versions did not say
-            raise ValueError(f"{config.dataset} is not what {found[-1]} was trained on: take that, or another --out")
-        run.step = state["step"]
-        run.pending = [Report(step, *map(torch.tensor, terms), rate) for step, *terms, rate in state.get("pending", ())]
+        resume(run, found[-1])
     return run
+
+
+def begin_model(config: TrainConfig, dataset: Dataset, *, resumed: bool) -> tuple[LongSkipModel, list[str]]:
+    """The model before the first step, and what is drawn anew in a pretrained one. A resumed one is loaded later."""
+    model = config.model.build()
+    if config.init is None:
+        config.model.fit(model, dataset)
+    fresh = begin_from(model, config.init) if config.init is not None and not resumed else []
+    if config.spectral_cap is not None:
+        begin_capped(model, config.spectral_cap, anew=any("skips" in part for part in fresh))
+    return model, fresh
+
+
+def check_stale(config: TrainConfig, model: LongSkipModel, processes: Processes) -> None:
+    """ValueError for stale steps that the model or the processes cannot take."""
+    if config.stale_prob and processes.count > 1:
+        raise ValueError(f"stale_prob is {config.stale_prob} in {processes.count} processes: take one")
+    most = (model.depth - 1) // 2
+    if config.stale_prob and config.stale_branch > most:
+        raise ValueError(f"stale_branch is {config.stale_branch}: a model of {model.depth} layers takes 1 to {most}")
+
+
+def resume(run: Run, path: Path) -> None:
+    """Put a run to where a checkpoint was written; ValueError where that was on other data."""
+    state = checkpoint.load(
+        path, model=run.model, ema=run.ema, optimizer=run.optimizer, check_beside=check_pending
+    )  # fmt: skip
+    if state.get("data", run.data) != run.data:  # earlier versions did not say
+        raise ValueError(f"{run.config.dataset} is not what {path} was trained on: take that, or another --out")
+    run.step = state["step"]
+    run.pending = [Report(step, *map(torch.tensor, terms), rate) for step, *terms, rate in state.get("pending", ())]
 
 
 def save(run: Run) -> Path:
