@@ -5,6 +5,8 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 
 from skipdit import DiT, SkipCacheConfig, load_pipeline
+from skipdit.cli import main
+from skipdit.hub import CheckpointError
 from skipdit.pipelines import ClassToImagePipeline
 from skipdit.pipelines.schedulers import FLOW_SCHEDULERS, make_scheduler
 from tests.models.subject import randomised
@@ -82,3 +84,19 @@ def test_the_cache_runs_on_a_flow(model):
     drawn(model, make_scheduler("euler", prediction_type="flow_prediction"))
     assert model.cache_stats()["default"].plan == "#.#."
     model.disable_cache()
+
+
+def test_a_folder_whose_scheduler_shifts_its_times_is_refused(model, tmp_path):
+    ClassToImagePipeline(model, FlowMatchEulerDiscreteScheduler(shift=3.0)).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="shifts its times: draw with diffusers, or take shift 1"):
+        load_pipeline(str(tmp_path))
+
+
+def test_the_command_plans_and_draws_a_flow_without_being_told_a_scheduler(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model.save_pretrained("flow")
+    assert main(["plan", "--model", "flow", "--steps", "4", "--cache.interval", "2"]) == 0
+    assert "#.#." in capsys.readouterr().out
+    assert main(["sample", "flow", "--steps", "2", "--out", "drawn.png"]) == 0
+    assert main(["sample", "flow", "--steps", "2", "--scheduler", "ddpm", "--out", "other.png"]) == 2
+    assert "take euler, dpm++, unipc" in capsys.readouterr().err

@@ -156,7 +156,9 @@ def scheduler_for(
     those of the model. Raises: ValueError for an unknown name, or a `beta_end` out of bounds.
     """
     noise, predicted = published_noise(model), model.config.prediction_type
-    if predicted != FLOW and folder is not None and (folder / "scheduler").exists():
+    if predicted == FLOW:
+        check_straight(folder)
+    elif folder is not None and (folder / "scheduler").exists():
         config = scheduler_config(folder / "scheduler")
         noise = replace(noise, **{key: config[key] for key in BETAS})
         predicted = config.get("prediction_type", "epsilon")  # which is what diffusers' schedulers default to
@@ -164,6 +166,14 @@ def scheduler_for(
         noise = replace(noise, beta_end=beta_end)
     name = published_scheduler(model) if name is None else name
     return make_scheduler(name, learned_variance=uses_variance(model), prediction_type=predicted, noise=noise)
+
+
+def check_straight(folder: Path | None) -> None:
+    """CheckpointError for a pipeline folder of a flow whose scheduler moves its times, which no name here does."""
+    if folder is not None and (folder / "scheduler").exists():
+        config = read_config(folder / "scheduler", "scheduler_config.json")
+        if config.get("shift", 1) != 1 or config.get("use_dynamic_shifting"):
+            raise CheckpointError(f"{folder / 'scheduler'} shifts its times: draw with diffusers, or take shift 1")
 
 
 def scheduler_config(folder: Path) -> dict[str, Any]:
