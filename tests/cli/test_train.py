@@ -25,11 +25,11 @@ def interrupted_at():
         def arrange(step: int) -> None:
             noised_batch = loop.noised_batch
 
-            def batch(run):
+            def batch(run, **part):
                 if run.step == step:
                     patch.undo()
                     signal.raise_signal(signal.SIGINT)
-                return noised_batch(run)
+                return noised_batch(run, **part)
 
             patch.setattr(loop, "noised_batch", batch)
 
@@ -91,3 +91,11 @@ def test_progress_is_all_that_goes_to_stderr(skipdit):
     lines = [line for line in skipdit(TINY).err.replace("\r", "\n").splitlines() if line]
     assert lines
     assert all(line.startswith("training: ") for line in lines)
+
+
+def test_recipes_are_listed_and_an_unknown_one_names_its_neighbours(skipdit):
+    said = skipdit("train --help")
+    assert said.code == 0
+    assert {"digits", "fashion-skip", "imagenet-256-dit-xl-skip"} <= set(said.out.split())
+    assert skipdit("train fashion-skp").complaint.startswith("unknown recipe 'fashion-skp': did you mean fashion-skip")
+    assert skipdit("train digits --stepz 3").complaint.startswith("unknown setting --stepz: did you mean steps")

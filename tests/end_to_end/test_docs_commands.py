@@ -30,12 +30,13 @@ from skipdit.hub.load import EMBEDDED
 from skipdit.hub.registry import REGISTRY
 from skipdit.hub.sketch import sketch
 from skipdit.recipes import RECIPES
+from tests.end_to_end.belongings import own
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "weights" / "README.md"]
 INLINE = re.compile(r"`(skipdit \w+ [^`\n]+)`")
 BLOCK = re.compile(r"^ {0,4}(?:[A-Z_]+=\S+ )*(skipdit \w+ (?:\\\n|[^\n])+)", re.MULTILINE)
-PLACEHOLDERS = {"...", "VERB", "RECIPE", "NAME", "COMMAND", "LAYOUT", "IN", "OUT"}
+PLACEHOLDERS = {"...", "VERB", "RECIPE", "NAME", "COMMAND", "LAYOUT", "IN", "OUT", "FOLDER", "--help"}
 VERB = re.compile(rf"`skipdit ({'|'.join(VERBS)})\b")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*")
 CELL = re.compile(r"(?<!\\)\|")
@@ -56,6 +57,9 @@ def commands() -> list[str]:
 def parsed(verb: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """What the function of the verb would be given; SystemExit where the command cannot be."""
     module = import_module(f"skipdit.cli.{verb}")
+    if verb == "data":
+        task, *arguments = arguments
+        return parse(module.TASKS[task], f"data {task}", arguments)
     if verb != "train":
         return parse(getattr(module, verb.capitalize()), verb, arguments)
     runs: list[Any] = []
@@ -83,12 +87,19 @@ def is_known(name: str) -> bool:
     return name in EMBEDDED or name in REGISTRY or not OF_A_NAME.fullmatch(name)
 
 
+@pytest.fixture(scope="session")
+def belongings(tmp_path_factory) -> Path:
+    """A folder with all that the pages take a user to have, and a model that one has trained."""
+    return own(tmp_path_factory.mktemp("user"), model=True)
+
+
 def test_pages_name_commands_of_every_verb_but_the_demo():
     assert VERBS.keys() - {"demo"} <= {line.split()[1] for line in commands()}
 
 
 @pytest.mark.parametrize("line", commands())
-def test_a_command_is_one(line, monkeypatch):
+def test_a_command_is_one(line, monkeypatch, belongings):
+    monkeypatch.chdir(belongings)
     _, verb, *arguments = shlex.split(line, comments=True)
     assert verb in VERBS
     config = parsed(verb, arguments, monkeypatch)
@@ -115,7 +126,7 @@ def check_asked(verb: str, config: Any) -> None:
 
 def model_of(config: Any) -> str:
     """A name: that of the command, or that of the published model whose file or folder it names, or of its base."""
-    if config.model in EMBEDDED or config.model in REGISTRY:
+    if config.model in EMBEDDED or config.model in REGISTRY or Path(config.model, "model").is_dir():
         return config.model
     file = [entry.name for entry in REGISTRY.values() if entry.source.path == config.model]
     folder = [entry.name for entry in REGISTRY.values() if entry.source.page.endswith(f"/{config.model}")]
@@ -163,6 +174,7 @@ def test_a_renamed_flag_would_be_seen(arguments, monkeypatch, capsys):
 def flags_of_verb(verb: str) -> frozenset[str]:
     """Those of its help, of `train` those of every recipe, with the published spellings where there is a cache."""
     ways = [[recipe] for recipe in RECIPES] if verb == "train" else [[]]
+    ways = [["check"], ["encode"]] if verb == "data" else ways + [["--data", "x"]] * (verb == "train")
     found = frozenset().union(*(flags_of(verb, arguments) for arguments in ways))
     return found | PUBLISHED_SPELLINGS if "--cache.interval" in found else found
 
@@ -210,7 +222,7 @@ def test_a_flag_beside_a_published_one_is_one_of_its_verb(page, flag, verbs):
     "text",
     [
         "As before:\n\n| published | ours |\n|---|---|\n| `--epochs` | `--log-every` |",
-        "`skipdit train RECIPE`:\n\n| published | ours |\n|---|---|\n| `--vae` | `--vae` |",
+        "`skipdit train RECIPE`:\n\n| published | ours |\n|---|---|\n| `--vae` | `--offload` |",
         "As before:\n\n| published | ours |\n|---|---|\n| `lr` | `skipdit train NAME` with `--tf32` |",
     ],
 )

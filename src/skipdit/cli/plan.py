@@ -139,14 +139,14 @@ def scheduled(config: Plan, model: "LongSkipModel") -> "tuple[SkipCacheConfig | 
 
 def timesteps_of(config: Plan, model: "LongSkipModel") -> list[float]:
     """Those of the run that is asked for: its scheduler and steps are the published ones where they are left out."""
-    from skipdit.hub.load import PUBLISHED, is_pipeline, locate, scheduler_for
+    from skipdit.hub.load import PUBLISHED, is_pipeline, locate, published_scheduler, scheduler_for
     from skipdit.hub.registry import REGISTRY
     from skipdit.pipelines.schedulers import set_timesteps
 
     if (known := REGISTRY.get(config.model)) is not None:
         usual, steps, folder = known.recipe.scheduler, known.recipe.steps, None
     else:
-        usual, steps = PUBLISHED[type(model)]
+        usual, steps = published_scheduler(model), PUBLISHED[type(model)][1]
         folder = locate(config.model) if is_pipeline(locate(config.model)) else None
     scheduler = scheduler_for(model, config.scheduler or usual, folder=folder)
     return set_timesteps(scheduler, steps if config.steps is None else config.steps)

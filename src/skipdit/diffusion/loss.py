@@ -9,6 +9,8 @@ The variational bound teaches only the variance: the model's prediction is detac
 as DiT was trained. With a `v_weight_cap`, the mse is the one of v, whatever the model predicts:
 
     mse   = min(1 / (1 - alpha_bar_t), cap) * mean (x_0 - predicted x_0)^2
+
+With `min_snr` the clean sample's error counts min(SNR, min_snr) times, SNR = alpha_bar / (1 - alpha_bar).
 """
 
 import math
@@ -43,22 +45,26 @@ def learned_range_loss(
     schedule: NoiseSchedule,
     prediction: Prediction = "epsilon",
     v_weight_cap: float | None = None,
+    min_snr: float | None = None,
+    x_t: Tensor | None = None,
 ) -> Losses:
     """The hybrid loss of a model that predicts both the noise and its variance.
 
-    Shapes: model_output [B, 2C, ...] (prediction, then variance), x_0 and noise [B, C, ...], t [B] integers.
+    Shapes: model_output [B, 2C, ...] (prediction, then variance), x_0 and noise [B, C, ...], t [B] integers; x_t
+    [B, C, ...] is made of them where it is left out.
     Units: vlb in bits per dimension. Half precision is raised to float32 first.
     Raises: ValueError if model_output has no variance channels, or for an unknown `prediction`.
     Source: improved DDPM (arXiv 2102.09672), eq. 16 with lambda = 1; DDPM (arXiv 2006.11239), eq. 13 for t = 0.
     """
     model_output, x_0, noise = _at_least_float32(model_output, x_0, noise)
     said, _ = split_output(model_output, x_0)
-    x_t = schedule.add_noise(x_0, noise, t)
+    x_t = schedule.add_noise(x_0, noise, t) if x_t is None else x_t
     q = posterior(x_0, x_t, t, schedule=schedule)
     p = reverse(_detach_prediction(model_output, x_0), x_t, t, schedule=schedule, prediction=prediction)
     mse = mean_square_error(
-        said, x_0=x_0, noise=noise, t=t, schedule=schedule, prediction=prediction, v_weight_cap=v_weight_cap
-    )
+        said, x_0=x_0, noise=noise, x_t=x_t, t=t, schedule=schedule, prediction=prediction,
+        v_weight_cap=v_weight_cap, min_snr=min_snr,
+    )  # fmt: skip
     vlb = variational_bound(q, p, x_0, t)
     return Losses(mse + vlb, mse, vlb)
 
@@ -72,10 +78,13 @@ def mse_loss(
     schedule: NoiseSchedule,
     prediction: Prediction = "epsilon",
     v_weight_cap: float | None = None,
+    min_snr: float | None = None,
+    x_t: Tensor | None = None,
 ) -> Losses:
     """The plain loss of a model without variance channels; its `vlb` is zero.
 
-    Shapes: model_output, x_0 and noise [B, C, ...], t [B] integers. Half precision is raised to float32 first.
+    Shapes: model_output, x_0, noise and x_t [B, C, ...], t [B] integers; x_t is made of them where it is left out.
+    Half precision is raised to float32 first.
     Raises: ValueError if model_output is not shaped like x_0, or for an unknown `prediction`.
     Source: DDPM (arXiv 2006.11239), eq. 14.
     """
@@ -86,8 +95,9 @@ def mse_loss(
         )
     model_output, x_0, noise = _at_least_float32(model_output, x_0, noise)
     mse = mean_square_error(
-        model_output, x_0=x_0, noise=noise, t=t, schedule=schedule, prediction=prediction, v_weight_cap=v_weight_cap
-    )
+        model_output, x_0=x_0, noise=noise, x_t=x_t, t=t, schedule=schedule, prediction=prediction,
+        v_weight_cap=v_weight_cap, min_snr=min_snr,
+    )  # fmt: skip
     return Losses(mse, mse, torch.zeros_like(mse))
 
 
@@ -100,19 +110,35 @@ def mean_square_error(
     schedule: NoiseSchedule,
     prediction: Prediction,
     v_weight_cap: float | None,
+    min_snr: float | None,
+    x_t: Tensor | None,
 ) -> Tensor:
     """How far `said` lies from its target, [B]; with a cap the error of v that it stands for, its weight capped.
 
-    Shapes: said, x_0 and noise [B, C, ...], t [B] integers.
+    Shapes: said, x_0, noise and x_t [B, C, ...], t [B] integers.
+    Raises: ValueError for both weights at once.
     Source: v as progressive distillation's SNR + 1 weighting of the clean sample (arXiv 2202.00512), section 4; cap in
-    the manner of Min-SNR (arXiv 2303.09556), section 3.4.
+    the manner of Min-SNR (arXiv 2303.09556), section 3.4, which is `min_snr`.
     """
+    if v_weight_cap is not None and min_snr is not None:
+        raise ValueError(f"v_weight_cap is {v_weight_cap} and min_snr {min_snr}: take one of them")
     if v_weight_cap is None:
-        return _mean_square(said - training_target(x_0, noise, t, schedule=schedule, prediction=prediction))
-    x_t = schedule.add_noise(x_0, noise, t)
+        error = _mean_square(said - training_target(x_0, noise, t, schedule=schedule, prediction=prediction))
+        weight = 1 if min_snr is None else min_snr_weight(t, schedule=schedule, prediction=prediction, cap=min_snr)
+        return error * weight
+    x_t = schedule.add_noise(x_0, noise, t) if x_t is None else x_t
     _, s = schedule.levels(t, like=x_0)
     error = x_0 - to_x_0(said, x_t, t, schedule=schedule, prediction=prediction)
     return _mean_square(error * s.square().reciprocal().clamp(max=v_weight_cap).sqrt())
+
+
+def min_snr_weight(t: Tensor, *, schedule: NoiseSchedule, prediction: Prediction, cap: float) -> Tensor:
+    """The weight [B] of the error of a prediction: min(SNR, cap) over the SNR's power in that error.
+
+    Source: Min-SNR (arXiv 2303.09556), section 3.4; for v: equation 13 over SNR + 1.
+    """
+    snr = (schedule.alpha_bar / (1 - schedule.alpha_bar))[t.to(schedule.alpha_bar.device)].float().to(t.device)
+    return snr.clamp(max=cap) / {"epsilon": snr, "sample": torch.ones_like(snr), "v_prediction": snr + 1}[prediction]
 
 
 def variational_bound(q: Gaussian, p: Gaussian, x_0: Tensor, t: Tensor) -> Tensor:

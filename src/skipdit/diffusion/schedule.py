@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -58,12 +59,12 @@ class NoiseSchedule:
     def __len__(self) -> int:
         return len(self.alpha_bar)
 
-    @property
+    @cached_property
     def alpha_bar_prev(self) -> Tensor:
         """alpha_bar_{t-1}, [T]; 1 before the first step."""
         return torch.cat([self.alpha_bar.new_ones(1), self.alpha_bar[:-1]])
 
-    @property
+    @cached_property
     def betas(self) -> Tensor:
         """beta_t = 1 - alpha_bar_t / alpha_bar_{t-1}, [T]."""
         return 1 - self.alpha_bar / self.alpha_bar_prev
@@ -78,9 +79,15 @@ class NoiseSchedule:
         _check_timesteps(timesteps, bound=len(self))
         return NoiseSchedule(self.alpha_bar[list(reversed(timesteps))])
 
+    @cached_property
+    def signal_and_noise(self) -> tuple[Tensor, Tensor]:
+        """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), each [T]."""
+        return self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt()
+
     def levels(self, t: Tensor, *, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), each [B, 1, ...] for t [B] and like [B, ...]."""
-        return gather(self.alpha_bar.sqrt(), t, like=like), gather((1 - self.alpha_bar).sqrt(), t, like=like)
+        signal, noise = self.signal_and_noise
+        return gather(signal, t, like=like), gather(noise, t, like=like)
 
     def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Draw x_t from q(x_t | x_0), with the draw given as `noise`.

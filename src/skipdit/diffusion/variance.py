@@ -11,6 +11,7 @@ beta_tilde_0 is 0 and has no logarithm, so beta_tilde_1 stands in for it. A resp
 its betas are already the ratios of the alpha_bar that are left.
 """
 
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from skipdit.diffusion.prediction import Prediction, to_x_0
 from skipdit.diffusion.schedule import NoiseSchedule, gather
 
+SCHEDULES = 8  # whose coefficients are kept: training asks for the same ones at every step
 Variance = Literal["learned_range", "fixed_small"]
 
 
@@ -77,11 +79,13 @@ def learned_log_variance(v: Tensor, t: Tensor, *, schedule: NoiseSchedule) -> Te
     return f * upper + (1 - f) * lower
 
 
+@lru_cache(maxsize=SCHEDULES)
 def beta_tilde(schedule: NoiseSchedule) -> Tensor:
     """The variance of the posterior, [T]: 0 at t = 0, where x_0 leaves nothing open."""
     return (1 - schedule.alpha_bar_prev) / (1 - schedule.alpha_bar) * schedule.betas
 
 
+@lru_cache(maxsize=SCHEDULES)
 def log_beta_tilde(schedule: NoiseSchedule) -> Tensor:
     """log beta_tilde_t, [T], with log beta_tilde_1 at t = 0 (log beta_0 if the chain has one step only)."""
     later = beta_tilde(schedule)[1:]
@@ -104,6 +108,7 @@ def split_output(output: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor | None]:
     return output[:, :channels], output[:, channels:] if output.shape[1] > channels else None
 
 
+@lru_cache(maxsize=SCHEDULES)
 def _mean_coefficients(schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
     alpha_bar, alpha_bar_prev, betas = schedule.alpha_bar, schedule.alpha_bar_prev, schedule.betas
     of_x_0 = alpha_bar_prev.sqrt() * betas / (1 - alpha_bar)

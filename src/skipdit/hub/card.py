@@ -211,6 +211,7 @@ pipeline.transformer.{CACHE}"""
 
 def of_pixels(model: LongSkipModel, repo_id: str) -> str:
     kind, home = type(model).__name__, PIPELINE_OF[type(model)]
+    sampler = "euler" if model.config.prediction_type == "flow_prediction" else "ddim"
     return f"""
 from skipdit import {kind}, SkipCacheConfig
 from skipdit.pipelines import {home}
@@ -218,7 +219,7 @@ from skipdit.pipelines.schedulers import make_scheduler
 
 model = {kind}.from_pretrained("{repo_id}")
 model.{CACHE}
-pipeline = {home}(model, make_scheduler("ddim", prediction_type="{model.config.prediction_type}"))"""
+pipeline = {home}(model, make_scheduler("{sampler}", prediction_type="{model.config.prediction_type}"))"""
 
 
 def of_text(model: LongSkipModel, repo_id: str, base_model: str) -> str:

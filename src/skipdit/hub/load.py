@@ -18,6 +18,7 @@ from diffusers.utils import logging
 from skipdit.data import moving_digits
 from skipdit.data.images import FASHION_CLASSES
 from skipdit.data.text import minilm, no_progress_bar
+from skipdit.diffusion import FLOW
 from skipdit.files import read_object
 from skipdit.hub import registry
 from skipdit.hub.architectures import ARCHITECTURES
@@ -47,6 +48,7 @@ CLASS_NAMES = {
     **dict.fromkeys(("moving-digits-skip", "moving-digits-latte"), moving_digits.CLASS_NAMES),
 }
 SPEEDS = {"high": "2x", "balanced": "3x", "fast": "4x"}  # of the plans of embedded models
+TRAINED, WHOLE = "model", "pipeline"  # the folders of the model, and of all it draws with, in that of a training run
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".bin", ".tar")  # that are read: model.pth.tar
 MODELS = {
     "DiT": DiT, "Latte": Latte, "LatteT2V": LatteT2V, "HunyuanDiT": HunyuanDiT,
@@ -168,16 +170,16 @@ def find_plan(plan: str | Path, source: str | None = None, scheduler: str | None
 
 
 def names_of_classes(source: str) -> dict[str, str] | None:
-    """What the classes of a model are called: of an embedded one, or as the index of a pipeline folder says."""
+    """What the classes of a model are called: of an embedded one, or as its pipeline's index or its config says."""
     if source in CLASS_NAMES:
         return read_names(CLASS_NAMES[source])
-    index = {} if source in registry.REGISTRY else locate(source)
-    if not index or not is_pipeline(index):
+    if source in registry.REGISTRY or not (folder := locate(source)).is_dir():
         return None
+    index = read_config(folder, "model_index.json") if is_pipeline(folder) else {}
     try:
-        return read_names(read_config(index, "model_index.json").get("id2label"))
+        return read_names(index.get("id2label") or model_config(source).get("id2label"))
     except ValueError as error:
-        raise CheckpointError(f"{index / 'model_index.json'}: {error}") from None
+        raise CheckpointError(f"{folder}: {error}") from None
 
 
 def scheduler_for(
@@ -189,7 +191,9 @@ def scheduler_for(
     those of the model. Raises: ValueError for an unknown name, or a `beta_end` out of bounds.
     """
     noise, predicted = published_noise(model), model.config.prediction_type
-    if folder is not None and (folder / "scheduler").exists():
+    if predicted == FLOW:
+        check_straight(folder)
+    elif folder is not None and (folder / "scheduler").exists():
         config = scheduler_config(folder / "scheduler")
         noise = replace(noise, **{key: config[key] for key in BETAS})
         predicted = config.get("prediction_type", "epsilon")  # which is what diffusers' schedulers default to
@@ -197,6 +201,14 @@ def scheduler_for(
         noise = replace(noise, beta_end=beta_end)
     name = published_scheduler(model) if name is None else name
     return make_scheduler(name, learned_variance=uses_variance(model), prediction_type=predicted, noise=noise)
+
+
+def check_straight(folder: Path | None) -> None:
+    """CheckpointError for a pipeline folder of a flow whose scheduler moves its times, which no name here does."""
+    if folder is not None and (folder / "scheduler").exists():
+        config = read_config(folder / "scheduler", "scheduler_config.json")
+        if config.get("shift", 1) != 1 or config.get("use_dynamic_shifting"):
+            raise CheckpointError(f"{folder / 'scheduler'} shifts its times: draw with diffusers, or take shift 1")
 
 
 def scheduler_config(folder: Path) -> dict[str, Any]:
@@ -286,7 +298,10 @@ def locate(source: str) -> Path:
     """Where a model or a part lies; a published one is downloaded where it is missing."""
     if source in registry.REGISTRY:
         return located(source) or download(source, parts=False)[source]
-    return embedded_folder(source) if source in EMBEDDED else Path(source)
+    path = embedded_folder(source) if source in EMBEDDED else Path(source)
+    if is_pipeline(path / WHOLE):
+        return path / WHOLE
+    return path / TRAINED if (path / TRAINED / "config.json").exists() else path
 
 
 def files_of(source: str) -> list[Path]:
@@ -472,8 +487,9 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
 
 
 def published_scheduler(model: LongSkipModel) -> str:
+    """The published one of a class; Euler's steps for a model of a flow."""
     scheduler, _ = PUBLISHED[type(model)]
-    return scheduler
+    return "euler" if model.config.prediction_type == FLOW else scheduler
 
 
 def published_noise(model: LongSkipModel) -> Noise:

@@ -22,7 +22,7 @@ def check_skips(*, depth: int, num_skips: int, fuse: str) -> None:
         raise ValueError(f"fuse is {fuse!r}: take one of {', '.join(FUSES)}")
 
 
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")  # diffusers' names
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "flow_prediction")  # diffusers' names
 
 
 def check_prediction_type(prediction_type: str) -> None:

@@ -6,6 +6,7 @@
     output  = unpatchify(final(x_L, c))                                  C channels of noise, C of variance
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -42,6 +43,7 @@ class DiT(AdaLNTransformer):
         out_channels: 2 * in_channels with a learned variance (the default), in_channels without.
         prediction_type: what the first in_channels of the output are, "epsilon" (published), "sample" or
             "v_prediction"; schedulers are told the same.
+        id2label: what the classes are called, by their ids.
 
     Raises:
         ValueError: when a setting is out of its bounds.
@@ -66,6 +68,7 @@ class DiT(AdaLNTransformer):
         num_skips: int = 0,
         fuse: str = "replace",
         prediction_type: str = "epsilon",
+        id2label: Mapping[int, str] | None = None,
     ):
         super().__init__()
         check_at_least_one(num_classes=num_classes)

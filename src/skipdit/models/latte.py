@@ -49,7 +49,7 @@ class Latte(AdaLNTransformer):
         depth: layers, of a spatial and a temporal block each (14 in XL, which is published as 28 blocks).
         num_frames: of the temporal positions; shorter clips are taken at `forward` too.
         num_classes: classes without the null class; 0 is an unconditional model.
-        num_skips, fuse, class_dropout_prob, out_channels, prediction_type: as in `DiT`.
+        num_skips, fuse, class_dropout_prob, out_channels, prediction_type, id2label: as in `DiT`.
 
     Raises:
         ValueError: when a setting is out of its bounds.
@@ -77,6 +77,7 @@ class Latte(AdaLNTransformer):
         num_skips: int = 0,
         fuse: str = "replace",
         prediction_type: str = "epsilon",
+        id2label: Mapping[int, str] | None = None,
     ):
         super().__init__()
         check_length(num_frames=num_frames)

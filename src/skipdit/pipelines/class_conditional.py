@@ -27,7 +27,7 @@ from skipdit.models.adaln import AdaLNTransformer
 from skipdit.models.base import PublishedWithCard
 from skipdit.models.checks import check_at_least_one, read_whole, show_short
 from skipdit.pipelines.class_names import ids_by_name, name_some, read_names
-from skipdit.pipelines.schedulers import set_timesteps
+from skipdit.pipelines.schedulers import is_of_flows, model_input, read_by, set_timesteps, starting_scale
 from skipdit.spelling import did_you_mean
 
 LEARNED_VARIANCES = ("learned", "learned_range")
@@ -100,12 +100,12 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
         class_ids = None if labels is None else self.class_ids(labels, guidance)
         draw = {"generator": generator} if "generator" in step_arguments(self.scheduler) else {}
         for step, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
-            model_input = torch.cat([latents] * 2) if guidance.is_on else latents
-            model_input = self.scheduler.scale_model_input(model_input, t).movedim(1, axis)
+            inputs = torch.cat([latents] * 2) if guidance.is_on else latents
+            inputs = model_input(self.scheduler, inputs, t).movedim(1, axis)
             with self.transformer.cache_context(
                 "default", step_index=step, num_inference_steps=len(timesteps), timestep=timesteps[step]
             ):
-                output = self.transformer(model_input, t.expand(len(model_input)), class_ids, return_dict=False)[0]
+                output = self.transformer(inputs, t.expand(len(inputs)), class_ids, return_dict=False)[0]
             prediction = self.predict(output.movedim(axis, 1), guidance)
             latents = self.scheduler.step(prediction, t, latents, **draw).prev_sample
             if on_step is not None:
@@ -137,7 +137,7 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
         if latents.shape != shape:
             given = tuple(latents.shape)
             raise ValueError(f"latents have shape {given}: {shape[0]} {self.unit}s at this size take {shape}")
-        return latents.to(self._execution_device, torch.float32) * self.scheduler.init_noise_sigma
+        return latents.to(self._execution_device, torch.float32) * starting_scale(self.scheduler)
 
     def latent_size(self, height: int | None, width: int | None) -> tuple[int, int]:
         """Height and width of x_0 for those of an image in pixels; the model's own where they are left out."""
@@ -210,12 +210,13 @@ class ClassConditionalPipeline(PublishedWithCard, DiffusionPipeline):
             given = f"{len(generator)} generators for {count} {self.unit}s"
             raise ValueError(f"{given}: give one, or one for each {self.unit}")
         sampler = getattr(self.scheduler, "base", self.scheduler)  # a tuned plan takes the steps of its base
-        if "beta_start" not in inspect.signature(type(sampler).__init__).parameters:
+        has_betas = "beta_start" in inspect.signature(type(sampler).__init__).parameters
+        if not has_betas and not is_of_flows(sampler):
             kind = type(self.scheduler).__name__
             raise ValueError(f"scheduler is a {kind}, whose noise has no betas as this model's: take another")
         if (kind := type(self.scheduler).__name__) in NOT_FROM_NOISE:
             raise ValueError(f"scheduler is a {kind}, which does not draw from noise alone: take another")
-        said, read = self.transformer.config.prediction_type, self.scheduler.config.get("prediction_type", "epsilon")
+        said, read = self.transformer.config.prediction_type, read_by(self.scheduler)
         if said != read:
             raise ValueError(f"prediction_type is {said!r} in the model and {read!r} in the scheduler: make them agree")
         check_at_least_one(num_inference_steps=num_inference_steps)

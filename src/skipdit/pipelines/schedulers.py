@@ -6,12 +6,13 @@ from itertools import pairwise
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler, DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from skipdit.diffusion import respace
+from skipdit.diffusion import FLOW, respace
 from skipdit.diffusion.schedule import BETA_END, BETA_START, NUM_TRAIN_STEPS
 
 
@@ -64,6 +65,11 @@ SCHEDULERS: dict[str, Sampler] = {
     "euler": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
     "euler-a": ("EulerAncestralDiscreteScheduler", {"timestep_spacing": "trailing"}),
     "heun": ("HeunDiscreteScheduler", {"timestep_spacing": "trailing"}),
+}
+FLOW_SCHEDULERS: dict[str, Sampler] = {  # for models of a velocity
+    "euler": ("FlowMatchEulerDiscreteScheduler", {}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": FLOW}),
+    "unipc": ("UniPCMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": FLOW}),
 }
 ALIASES = {"dpmms": "dpm++"}  # as HunyuanDiT spells it
 
@@ -126,10 +132,43 @@ def make_scheduler(
 
     With `learned_variance`, ddpm uses the model's variance.
     """
+    if prediction_type == FLOW:
+        return make_flow_scheduler(name)
     class_name, settings = noise.sampler(name)
     variance = {"variance_type": "learned_range" if learned_variance else "fixed_small"} if name == "ddpm" else {}
     kind = DDIM if class_name == "DDIM" else getattr(diffusers, class_name)
     return kind(**noise.betas, **settings, **variance, prediction_type=prediction_type)
+
+
+def make_flow_scheduler(name: str) -> SchedulerMixin:
+    """A scheduler by name for a model that says a velocity; ValueError lists the names."""
+    name = ALIASES.get(name, name)
+    if name not in FLOW_SCHEDULERS:
+        known = ", ".join(FLOW_SCHEDULERS)
+        raise ValueError(f"scheduler is {name!r}, but the model was trained on a flow: take {known}")
+    class_name, settings = FLOW_SCHEDULERS[name]
+    return getattr(diffusers, class_name)(num_train_timesteps=NUM_TRAIN_STEPS, **settings)
+
+
+def is_of_flows(scheduler: SchedulerMixin) -> bool:
+    """Whether a scheduler is one of diffusers' for flows alone, which lack what the others have."""
+    names = [kind.__name__ for kind in type(scheduler).__mro__]  # the class itself would import scipy
+    return "FlowMatchEulerDiscreteScheduler" in names
+
+
+def read_by(scheduler: SchedulerMixin) -> str:
+    """What a scheduler takes a model to predict."""
+    return FLOW if is_of_flows(scheduler) else scheduler.config.get("prediction_type", "epsilon")
+
+
+def model_input(scheduler: SchedulerMixin, x_t: Tensor, t: Tensor) -> Tensor:
+    """x_t as the model of a scheduler takes it."""
+    return x_t if is_of_flows(scheduler) else scheduler.scale_model_input(x_t, t)
+
+
+def starting_scale(scheduler: SchedulerMixin) -> float | Tensor:
+    """What the noise that sampling begins with is multiplied by."""
+    return 1.0 if is_of_flows(scheduler) else scheduler.init_noise_sigma
 
 
 def set_timesteps(scheduler: SchedulerMixin, steps: int, *, device: torch.device | str = "cpu") -> list[float]:
@@ -138,7 +177,10 @@ def set_timesteps(scheduler: SchedulerMixin, steps: int, *, device: torch.device
     Raises: ValueError where they leave the training chain or rise by more than rounding: diffusers' "trailing" spacing
     rounds some numbers of steps (61, 103, 121, ...) to a list that ends at -1.
     """
-    scheduler.set_timesteps(steps, device=device)
+    if is_of_flows(scheduler):  # at times 1, 1 - 1 / S, ..., 1 / S, as the pipelines of SD3 and FLUX take them
+        scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps), device=device)
+    else:
+        scheduler.set_timesteps(steps, device=device)
     timesteps = scheduler.timesteps.tolist()
     if timesteps[-1] < 0 or any(later >= earlier + 1 for earlier, later in pairwise(timesteps)):
         name = type(scheduler).__name__

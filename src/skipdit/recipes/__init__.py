@@ -1,6 +1,6 @@
 """Whole runs as functions, named after what they make; each docstring says what to expect and what it costs."""
 
-from skipdit.recipes import class_to_image, text_to_image, video
+from skipdit.recipes import class_to_image, published, text_to_image, video
 from skipdit.recipes.class_to_image import digits, fashion_dit, fashion_skip
 from skipdit.recipes.text_to_image import emoji_hunyuan
 from skipdit.recipes.video import (
@@ -10,7 +10,7 @@ from skipdit.recipes.video import (
     moving_digits_skip,
 )
 
-RECIPES = class_to_image.RECIPES | text_to_image.RECIPES | video.RECIPES
+RECIPES = class_to_image.RECIPES | text_to_image.RECIPES | video.RECIPES | published.RECIPES
 
 __all__ = [
     "RECIPES",

@@ -42,7 +42,7 @@ class Assembly:
 
 
 def emoji_pipeline(transformer: HunyuanDiT) -> DiffusionPipeline:
-    """diffusers' HunyuanDiTPipeline around a model that was trained on the data set "emoji".
+    """diffusers' HunyuanDiTPipeline around a model that was trained on the data sets "emoji" or "captions".
 
     Its scheduler is the one that `load_pipeline` builds for the folder when none is named.
     """

@@ -6,11 +6,15 @@ from typing import Literal
 
 import torch
 
-from skipdit.data import Dataset
+from skipdit.data import Clips, Crop, Dataset
+from skipdit.diffusion import FLOW, Process, process_of
 from skipdit.diffusion.schedule import NUM_TRAIN_STEPS
 from skipdit.models import DiT, HunyuanDiT, Latte, LatteT2V
 from skipdit.models.written_out import write_out_attention
 from skipdit.nn.blocks import standardise_inputs, statistics
+
+COUNTS = ("steps", "batch_size", "accumulate")
+Predicted = Literal["epsilon", "sample", "v_prediction", "flow_prediction"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,19 @@ class Architecture:
     num_skips: int = 0
     """long skips, 0 to depth // 2"""
     fuse: Literal["replace", "residual"] = "replace"
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
-    """what the model says: the noise (published), the clean sample, or their mixture v"""
+    prediction_type: Predicted = "epsilon"
+    """what the model says: the noise (published), the clean sample, their mixture v, or the velocity of a flow"""
+    mlp_ratio: float = 4.0
+    id2label: dict[str, str] | None = None
+    """what the classes are called, by their ids"""
 
     def build(self) -> DiT:
-        return DiT(**asdict(self))
+        return DiT(**asdict(self), **self.outputs)
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """A flow has no variance to learn, and so no channels for it."""
+        return {"out_channels": self.in_channels} if self.prediction_type == FLOW else {}
 
     def fit(self, model: DiT, dataset: Dataset) -> None:
         """Images in [-1, 1] and classes need no statistics of the data."""
@@ -62,7 +74,7 @@ class LatteArchitecture(Architecture):
     num_frames: int = 16
 
     def build(self) -> Latte:
-        return Latte(**asdict(self))
+        return Latte(**asdict(self), **self.outputs)
 
     @property
     def takes(self) -> dict[str, int]:
@@ -174,14 +186,30 @@ class TrainConfig:
 
     out: Path
     """folder of checkpoints, previews, loss.csv and the trained model"""
-    dataset: Literal["fashion-mnist", "digits", "moving-digits", "captioned-digits", "emoji"] = "fashion-mnist"
+    dataset: str = "fashion-mnist"
+    """fashion-mnist, digits, moving-digits, captioned-digits or emoji; of yours images, captions, table, videos,
+    latents or module:function"""
     data_folder: Path | None = None
     """where the data lies, when not where its package puts it"""
+    crop: Crop | Clips | None = None
+    """how the files of a folder of yours become images"""
     model: Architecture | LatteArchitecture | LatteT2VArchitecture | HunyuanDiTArchitecture = field(
         default_factory=Architecture
     )
+    vae: str | None = None
+    """of latents: the autoencoder that made them, by name or folder, which decodes previews"""
+    init: str | None = None
+    """a model to begin with the weights of: an embedded or published one, a folder or a file; skips that it lacks are
+    drawn anew, as is the table of its classes where their number differs"""
+    skips_only: int = 0
+    """steps at the beginning in which nothing but the long skips learns"""
+    skips_only_rate: float | None = None
+    """learning rate of these steps; that of the others where it is left out"""
     steps: int = 20_000
     batch_size: int = 128
+    """samples a step, of all processes together"""
+    accumulate: int = 1
+    """parts in which a process takes its share of a batch, one after another: less memory, the same step"""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon: Muon for the matrices inside the layers, AdamW for the rest; it needs torch 2.9"""
     learning_rate: float = 1e-4
@@ -198,6 +226,22 @@ class TrainConfig:
     v_weight_cap: float | None = None
     """None: the loss is the error of what the model predicts. A number: the error of v that this stands for, where the
     weight 1 / (1 - alpha_bar_t) of the clean sample's error is at most this"""
+    min_snr: float | None = None
+    """weigh the loss by the clean sample's error, times the signal-to-noise ratio or this number if it is less"""
+    time: Literal["uniform", "logit-normal"] = "uniform"
+    """of a flow: which times are drawn"""
+    stale_prob: float = 0.0
+    """share of the steps in which head and tail learn with the deep feature of an earlier sampling step, as the cache
+    has it"""
+    stale_age: int = 3
+    """sampling steps by which that feature is too old at most: N - 1 for a cache of interval N"""
+    stale_stride: int = 20
+    """timesteps from one sampling step to the next"""
+    stale_branch: int = 1
+    """layers on each side that see it: the branch of the cache"""
+    spectral_cap: float | None = None
+    """a, above 0 and below 1: after each step the weights of a fuse have norms of at most 1 - a for the stream and a
+    for the skip; skips that init lacks begin as that mean"""
     ema_decay: float = 0.9999
     precision: Literal["fp32", "bf16"] = "bf16"
     """bf16 is autocast: weights, optimizer and EMA stay float32"""
@@ -215,7 +259,7 @@ class TrainConfig:
     """of the weights in the trained model's folder"""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "preview_steps"):
+        for name in (*COUNTS, "log_every", "checkpoint_every", "keep_checkpoints", "preview_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if not 0 <= self.warmup_steps < self.steps:
@@ -225,6 +269,11 @@ class TrainConfig:
                 f"checkpoint_every is {self.checkpoint_every}: it must be a multiple of log_every ({self.log_every}),"
                 " so that a resumed run writes the same loss.csv"
             )
+        if not 0 <= self.skips_only < self.steps or self.skips_only and not self.model.num_skips:
+            room = f"0 to steps - 1 ({self.steps - 1})" if self.model.num_skips else "a model with skips"
+            raise ValueError(f"skips_only is {self.skips_only}: it takes {room}")
+        if self.skips_only_rate is not None and not (self.skips_only and self.skips_only_rate > 0):
+            raise ValueError(f"skips_only_rate is {self.skips_only_rate}: it takes a rate above 0 and skips_only steps")
         if (self.decay == "trapezoid") != (self.cooldown is not None):
             raise ValueError(
                 f"decay is {self.decay} and cooldown {self.cooldown}: a trapezoid needs one, no other decay has one"
@@ -242,7 +291,35 @@ class TrainConfig:
             raise ValueError(f"clip_grad_norm is {self.clip_grad_norm}: it must be above 0, or None")
         if self.v_weight_cap is not None and not self.v_weight_cap > 0:
             raise ValueError(f"v_weight_cap is {self.v_weight_cap}: it must be above 0, or None")
+        if not 0 <= self.stale_prob < 1:
+            raise ValueError(f"stale_prob is {self.stale_prob}: it must be in [0, 1)")
+        for name in ("stale_age", "stale_stride", "stale_branch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.spectral_cap is not None and not 0 < self.spectral_cap < 1:
+            raise ValueError(f"spectral_cap is {self.spectral_cap}: it must be above 0 and below 1")
+        if self.spectral_cap is not None and not self.replaces:
+            raise ValueError(f"spectral_cap is {self.spectral_cap}: it takes a model with skips of fuse 'replace'")
+        if self.vae is not None and self.dataset != "latents":
+            raise ValueError(f"vae is {self.vae}, but dataset {self.dataset} is not of latents: leave it out")
+        if self.dataset == "latents" and self.preview_every and self.vae is None:
+            raise ValueError(f"preview_every is {self.preview_every} on latents without vae: name it, or take 0")
+        if self.min_snr is not None and not self.min_snr > 0:
+            raise ValueError(f"min_snr is {self.min_snr}: it must be above 0, or None")
+        self.process  # noqa: B018  (raises for settings that exclude each other)
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}: it must be in [0, 1)")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate is {self.learning_rate}: it must be above 0")
+
+    @property
+    def process(self) -> Process:
+        """What the model is trained on; ValueError for weights or times that cannot take effect."""
+        return process_of(
+            self.model.prediction_type, time=self.time, v_weight_cap=self.v_weight_cap, min_snr=self.min_snr
+        )
+
+    @property
+    def replaces(self) -> bool:
+        """Whether the model has skips that take the place of the stream, as every HunyuanDiT has."""
+        return self.model.num_skips > 0 and asdict(self.model).get("fuse", "replace") == "replace"

@@ -1,6 +1,6 @@
 """Training: data -> noised -> model -> loss -> optimizer -> EMA -> report, one step a yield.
 
-    t ~ uniform{0..999},  x_t = add_noise(x_0, noise, t),  loss = mse + vlb,  condition -> none with probability p
+    t,  x_t = add_noise(x_0, noise, t),  loss(model(x_t, t, condition)),  condition -> none with probability p
 """
 
 import csv
@@ -11,7 +11,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,18 +21,25 @@ from torch import Tensor
 
 from skipdit import data
 from skipdit.data import Dataset
-from skipdit.diffusion import Losses, NoiseSchedule, learned_range_loss, mse_loss
+from skipdit.diffusion import Losses, Process
 from skipdit.files import lock_folder, read_object, whole_folder, write_text
 from skipdit.models.base import LongSkipModel
 from skipdit.randomness import generator
 from skipdit.training import checkpoint
 from skipdit.training.batches import batch_indices
+from skipdit.training.beginning import SKIPS, begin_from
 from skipdit.training.config import TrainConfig
 from skipdit.training.ema import EMA
 from skipdit.training.optimizer import Optimizer, make_optimizer
+from skipdit.training.processes import Processes, joined
+from skipdit.training.spectral import begin_capped, cap_norms
+from skipdit.training.stale import drawn_age, stale_seam
 
 JUMP = 0.02  # of the largest learning rate; less is not felt
 LOSS_COLUMNS = ("step", "loss", "mse", "vlb", "grad_norm", "learning_rate")
+
+
+ALONE = Processes()
 
 
 class Report(NamedTuple):
@@ -55,36 +62,63 @@ class Run:
     ema: EMA
     optimizer: Optimizer
     dataset: Dataset
-    schedule: NoiseSchedule
+    process: Process
     data: str
+    fresh: list[str]  # what a pretrained model did not bring
+    processes: Processes
     step: int = 0
     pending: list[Report] = field(default_factory=list)  # of steps since the last row of loss.csv
 
 
-def start(config: TrainConfig) -> Run:
-    """A run at its newest checkpoint, or at step 0 where there is none."""
-    dataset = data.load(config.dataset, folder=config.data_folder)
+def start(config: TrainConfig, dataset: Dataset | None = None, processes: Processes = ALONE) -> Run:
+    """A run at its newest checkpoint, or at step 0 where there is none; on `dataset` in the place of the config's."""
+    dataset = data.load(config.dataset, folder=config.data_folder, crop=config.crop) if dataset is None else dataset
     check_fits(config, dataset)
     torch.manual_seed(config.seed)
-    model = config.model.build()
-    config.model.fit(model, dataset)
+    found = checkpoint.checkpoints(config.out)
+    model, fresh = begin_model(config, dataset, resumed=bool(found))
+    check_stale(config, model, processes)
     model = model.to(config.device).train()
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     if config.device == "cpu" and config.precision == "bf16":
         config.model.write_out(model, dataset)  # as our own attention does there (docs/decisions/0006)
-    optimizer = make_optimizer(model, config)
-    ema, schedule = EMA(model, decay=config.ema_decay), NoiseSchedule.linear()
-    run = Run(config, model, ema, optimizer, dataset, schedule, data.digest(dataset))
-    if found := checkpoint.checkpoints(config.out):
-        state = checkpoint.load(
-            found[-1], model=model, ema=run.ema, optimizer=optimizer, check_beside=check_pending
-        )
-        if state.get("data", run.data) != run.data:  # earlier versions did not say
-            raise ValueError(f"{config.dataset} is not what {found[-1]} was trained on: take that, or another --out")
-        run.step = state["step"]
-        run.pending = [Report(step, *map(torch.tensor, terms), rate) for step, *terms, rate in state.get("pending", ())]
+    optimizer, ema = make_optimizer(model, config), EMA(model, decay=config.ema_decay)
+    run = Run(config, model, ema, optimizer, dataset, config.process, data.digest(dataset), fresh, processes)
+    if found:
+        resume(run, found[-1])
     return run
+
+
+def begin_model(config: TrainConfig, dataset: Dataset, *, resumed: bool) -> tuple[LongSkipModel, list[str]]:
+    """The model before the first step, and what is drawn anew in a pretrained one. A resumed one is loaded later."""
+    model = config.model.build()
+    if config.init is None:
+        config.model.fit(model, dataset)
+    fresh = begin_from(model, config.init) if config.init is not None and not resumed else []
+    if config.spectral_cap is not None:
+        begin_capped(model, config.spectral_cap, anew=any("skips" in part for part in fresh))
+    return model, fresh
+
+
+def check_stale(config: TrainConfig, model: LongSkipModel, processes: Processes) -> None:
+    """ValueError for stale steps that the model or the processes cannot take."""
+    if config.stale_prob and processes.count > 1:
+        raise ValueError(f"stale_prob is {config.stale_prob} in {processes.count} processes: take one")
+    most = (model.depth - 1) // 2
+    if config.stale_prob and config.stale_branch > most:
+        raise ValueError(f"stale_branch is {config.stale_branch}: a model of {model.depth} layers takes 1 to {most}")
+
+
+def resume(run: Run, path: Path) -> None:
+    """Put a run to where a checkpoint was written; ValueError where that was on other data."""
+    state = checkpoint.load(
+        path, model=run.model, ema=run.ema, optimizer=run.optimizer, check_beside=check_pending
+    )  # fmt: skip
+    if state.get("data", run.data) != run.data:  # earlier versions did not say
+        raise ValueError(f"{run.config.dataset} is not what {path} was trained on: take that, or another --out")
+    run.step = state["step"]
+    run.pending = [Report(step, *map(torch.tensor, terms), rate) for step, *terms, rate in state.get("pending", ())]
 
 
 def save(run: Run) -> Path:
@@ -123,9 +157,18 @@ def in_words(sizes: dict[str, int]) -> str:
 
 def steps(run: Run) -> Iterator[Report]:
     """Take the remaining steps of a run, one a yield."""
-    forward = torch.compile(run.model) if run.config.compile else run.model
+    forward = None
     while run.step < run.config.steps:
+        if forward is None or run.step == run.config.skips_only:
+            forward = prepared(run)
         yield take_step(run, forward)
+
+
+def prepared(run: Run) -> Callable[..., tuple[Tensor]]:
+    """The forward pass of the present stage, shared among processes and compiled as configured."""
+    choose_learners(run)
+    shared = run.processes.wrap(run.model)
+    return torch.compile(shared) if run.config.compile else shared
 
 
 def take_step(run: Run, forward: Callable[..., tuple[Tensor]]) -> Report:
@@ -133,39 +176,67 @@ def take_step(run: Run, forward: Callable[..., tuple[Tensor]]) -> Report:
     rate = learning_rate(run.step, run.config)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    losses = loss_of(run, forward)
-    losses.total.mean().backward()
+    parts = run.config.accumulate
+    terms = [backward(loss_of(run, forward, part=part), parts) for part in range(parts)]
+    losses = run.processes.mean(torch.stack(terms).sum(0))
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.config.clip_grad_norm or math.inf)
     run.optimizer.step()
+    if run.config.spectral_cap is not None:
+        cap_norms(run.model, run.optimizer, share=run.config.spectral_cap)
     run.optimizer.zero_grad(set_to_none=True)
     run.ema.update(run.model, step=run.step)
     run.step += 1
-    return Report(run.step, *(term.detach().mean() for term in losses), norm, rate)
+    return Report(run.step, *losses, norm, rate)
 
 
-def loss_of(run: Run, forward: Callable[..., tuple[Tensor]]) -> Losses:
-    """The losses [B] of the next step's batch, with the variance's where the model learns it."""
-    inputs, targets = noised_batch(run)
-    device = torch.device(run.config.device).type
-    with torch.autocast(device, torch.bfloat16, enabled=run.config.precision == "bf16"):
-        output = forward(**inputs, return_dict=False)[0]
-    output, x_0, noise = (x.movedim(run.model.channel_dim, 1) for x in (output, targets["x_0"], targets["noise"]))
-    loss = learned_range_loss if output.shape[1] > x_0.shape[1] else mse_loss
-    said, cap = run.model.config.prediction_type, run.config.v_weight_cap
-    t, schedule = targets["t"], run.schedule
-    return loss(output, x_0=x_0, noise=noise, t=t, schedule=schedule, prediction=said, v_weight_cap=cap)
+def backward(losses: Losses, parts: int) -> Tensor:
+    """Add the gradient of one of the `parts` of a batch; returns its share of the mean terms, [3]."""
+    (losses.total.mean() / parts).backward()
+    return torch.stack([term.detach().mean() for term in losses]) / parts
 
 
-def noised_batch(run: Run) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The model's inputs of the next step (x_t, t and conditions), and what its output is held against."""
-    config, dataset = run.config, run.dataset
-    draw = generator(config.seed, 1, run.step)
-    indices = batch_indices(run.step, dataset_size=len(dataset), batch_size=config.batch_size, seed=config.seed)
+def choose_learners(run: Run) -> None:
+    """Have nothing but the long skips learn in the first `skips_only` steps, and everything after them.
+
+    Source: the two stages in which the published LatteT2V-skip was trained.
+    """
+    for name, parameter in run.model.named_parameters():
+        if run.config.skips_only and name in run.ema.weights:
+            parameter.requires_grad_(run.step >= run.config.skips_only or SKIPS in name)
+
+
+def loss_of(run: Run, forward: Callable[..., tuple[Tensor]], *, part: int = 0) -> Losses:
+    """The losses [B] of this process's rows of the next batch, with the variance's where the model learns it."""
+    config = run.config
+    inputs, targets = noised_batch(run, part=part)
+    age = drawn_age(seed=config.seed, step=run.step, probability=config.stale_prob, most=config.stale_age)
+    device = torch.device(config.device).type
+    with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"):
+        if age:
+            by, cut = age * config.stale_stride, config.stale_branch
+            seam = stale_seam(run.model, run.process, inputs, targets, cut=cut, by=by)
+            output = run.model(**inputs, return_dict=False, seam=seam)[0]
+        else:
+            output = forward(**inputs, return_dict=False)[0]
+    axis = run.model.channel_dim
+    samples = {name: x.movedim(axis, 1) for name, x in targets.items() if name != "t"}
+    samples["x_t"] = inputs["hidden_states"].movedim(axis, 1)
+    return run.process.loss(output.movedim(axis, 1), t=targets["t"], **samples)
+
+
+def noised_batch(run: Run, *, part: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The model's inputs of the next step (x_t, t and conditions), and what its output is held against.
+
+    Everything is drawn for the whole batch, of which a process keeps its rows.
+    """
+    config, dataset, size = run.config, run.dataset, run.config.batch_size
+    draw, rows = generator(config.seed, 1, run.step), run.processes.rows(size, part=part, parts=config.accumulate)
+    indices = batch_indices(run.step, dataset_size=len(dataset), batch_size=size, seed=config.seed)[rows]
     x_0 = dataset.x_0(indices)
-    t = torch.randint(len(run.schedule), indices.shape, generator=draw)
-    noise = torch.randn(x_0.shape, generator=draw)
-    dropped = torch.rand(indices.shape, generator=draw) < config.model.dropout
-    inputs = {"hidden_states": run.schedule.add_noise(x_0, noise, t), "timestep": t}
+    t = run.process.draw_t(size, draw)[rows]
+    noise = torch.randn((size, *x_0.shape[1:]), generator=draw)[rows]
+    dropped = torch.rand(size, generator=draw)[rows] < config.model.dropout
+    inputs = {"hidden_states": run.process.add_noise(x_0, noise, t), "timestep": run.process.timestep(t)}
     inputs |= dataset.conditions(indices, dropped=dropped)
     targets = {"x_0": x_0, "noise": noise, "t": t}
     return tuple({name: x.to(config.device) for name, x in group.items()} for group in (inputs, targets))
@@ -177,6 +248,8 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     Before a trapezoid falls it does not depend on `steps`: until then a run can be told to end earlier or later, and
     takes the steps that it would have taken if told so from the start (Haegele et al. 2024, arXiv 2405.18392).
     """
+    if step < config.skips_only and config.skips_only_rate is not None:
+        return config.skips_only_rate
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
@@ -205,11 +278,14 @@ def warn_of_jump(config: TrainConfig, step: int) -> None:
 def train(
     config: TrainConfig,
     *,
+    dataset: Dataset | None = None,
+    on_start: Callable[[Run], None] = lambda run: None,
     on_step: Callable[[Report], None] = lambda report: None,
     preview: Callable[[LongSkipModel, Dataset, Path], None] | None = None,
 ) -> LongSkipModel:
     """Run to the end, from the newest checkpoint of `config.out` if there is one; returns the model with EMA weights.
 
+    A `dataset` takes the place of the one that the config names, whose name then stands for it.
     Writes config.json, loss.csv, checkpoints, previews/ and the trained model's folder model/. Ctrl-C and SIGTERM end
     the run after its present step, with a checkpoint; a kill loses the steps since the last one and nothing else.
     Resuming gives the same bits as running through, and may be for more steps; a learning rate that jumps then is
@@ -223,26 +299,42 @@ def train(
         KeyboardInterrupt: the run was stopped; its checkpoint is written.
     """
     check_same_run(config)
-    with lock_folder(config.out):
-        run = start(config)
+    with (
+        joined(device=config.device, batch_size=config.batch_size, parts=config.accumulate) as processes,
+        lock_folder(config.out) if processes.is_first else nullcontext(),
+    ):
+        run = start(config, dataset, processes)
+        on_start(run)
+        take_all(run, on_step=on_step, preview=preview)
+        model = averaged(run)
+        if processes.is_first:
+            export(model, config)
+        return model
+
+
+def take_all(
+    run: Run, *, on_step: Callable[[Report], None], preview: Callable[[LongSkipModel, Dataset, Path], None] | None
+) -> None:
+    """Take every remaining step; the first process writes what each leaves behind."""
+    config, is_first = run.config, run.processes.is_first
+    if is_first:
         warn_of_jump(config, run.step)
         write_config(config)
-        log = LossLog(config.out / "loss.csv", keep_until=run.step, pending=run.pending)
         draw_preview(run, preview)  # which a kill may have prevented
-        with signals_kept() as stop:
-            for report in steps(run):
-                on_step(report)
-                log.pending.append(report)
-                if report.step % config.log_every == 0 or report.step == config.steps:
-                    log.flush()
-                if report.step % config.checkpoint_every == 0 or report.step == config.steps or stop:
-                    save(run)
+    log = LossLog(config.out / "loss.csv" if is_first else None, keep_until=run.step, pending=run.pending)
+    with signals_kept() as came:
+        for report in steps(run):
+            on_step(report)
+            log.pending.append(report)
+            stop = run.processes.any(bool(came), device=config.device)
+            if report.step % config.log_every == 0 or report.step == config.steps:
+                log.flush()
+            if is_first and (report.step % config.checkpoint_every == 0 or report.step == config.steps or stop):
+                save(run)
+            if is_first:
                 draw_preview(run, preview)
-                if stop:
-                    raise KeyboardInterrupt
-        model = averaged(run)
-        export(model, config)
-        return model
+            if stop:
+                raise KeyboardInterrupt
 
 
 def draw_preview(run: Run, preview: Callable[[LongSkipModel, Dataset, Path], None] | None) -> None:
@@ -340,19 +432,24 @@ def whole_rows(path: Path, *, until: int) -> list[list[str]]:
 
 
 class LossLog:
-    """loss.csv: one row a `flush`, the means over the steps since the last; rows after `keep_until` are dropped."""
+    """loss.csv: one row a `flush`, the means over the steps since the last; rows after `keep_until` are dropped.
 
-    def __init__(self, path: Path, *, keep_until: int, pending: list[Report]):
+    Without a path nothing is written, and the losses are checked all the same.
+    """
+
+    def __init__(self, path: Path | None, *, keep_until: int, pending: list[Report]):
         self.path, self.pending = path, pending
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows([LOSS_COLUMNS, *whole_rows(path, until=keep_until)])
-        write_text(path, text.getvalue())
+        if path is not None:
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows([LOSS_COLUMNS, *whole_rows(path, until=keep_until)])
+            write_text(path, text.getvalue())
 
     def flush(self) -> None:
         last = self.pending[-1]
         means = [torch.stack([getattr(r, name) for r in self.pending]).mean().item() for name in LOSS_COLUMNS[1:5]]
         if not all(map(math.isfinite, means)):
             raise FloatingPointError(f"the loss is {means[0]} at step {last.step}: lower learning_rate, or take fp32")
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerow([last.step, *(f"{mean:.6g}" for mean in means), f"{last.learning_rate:.6g}"])
+        if self.path is not None:
+            with self.path.open("a", newline="") as file:
+                csv.writer(file).writerow([last.step, *(f"{mean:.6g}" for mean in means), f"{last.learning_rate:.6g}"])
         self.pending.clear()
