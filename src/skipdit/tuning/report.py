@@ -32,7 +32,8 @@ def chart(report: Mapping[str, Any]) -> Image.Image:
     image = Image.new("RGB", (WIDTH, MARGIN + ROW * len(rows) + 10), PAPER)
     draw, font, small = ImageDraw.Draw(image), ImageFont.load_default(15), ImageFont.load_default(13)
     draw.text((12, 12), report["words"][0], fill=INK, font=font)
-    low, high = min(row["psnr"] for _, row in rows) - 3, max(row["psnr"] for _, row in rows) + 1
+    low = min(row["psnr"] for _, row in rows) - 3
+    high = max(row["psnr"] + 2 * row["error"] for _, row in rows)
     left, right = 190, WIDTH - 220
     for index, (name, row) in enumerate(rows):
         y, end = MARGIN + ROW * index, left + (right - left) * (row["psnr"] - low) / (high - low)
