@@ -39,9 +39,11 @@ def test_a_reader_who_has_read_enough_is_told_nothing_more(monkeypatch, capfd):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_its_flags(verb, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main([verb, "--help"])
-    assert ended.value.code == 0
+    try:
+        code = main([verb, "--help"])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 0
     assert "usage" in capsys.readouterr().out.lower()
 
 
@@ -52,7 +54,7 @@ def test_the_version_is_the_packages(skipdit):
 # A value that cannot be: code 2, one line with the value, the bound and the remedy, and nothing written.
 
 USAGE = {
-    "paint": "unknown command 'paint': take one of sample, plan, bench, train, demo",
+    "paint": "unknown command 'paint': take one of sample, plan, bench, tune, evaluate, train",
     "sample nowhere": f"unknown model 'nowhere': take one of {', '.join(EMBEDDED)}, a published one",
     "plan --model nowhere": "unknown model 'nowhere': take XL/2, Latte-XL/2, LatteT2V, HunyuanDiT, one of fashion-skip",
     "plan --model XL/3": "unknown size 'XL/3': take one of XL, L, B, S over one of (2, 4, 8)",
@@ -66,7 +68,8 @@ USAGE = {
     "plan --cache.branch 15": "branch is 15: a model of 28 layers takes 0 to 13",
     "bench {model} --steps 4 --cache.branch 3": "branch is 3: a model of 4 layers takes 0 to 1",
     SAMPLE + "--cache.steps 0,4": "steps name step 4: a run of 4 has steps 0 to 3",
-    SAMPLE + "--cache.steps 1,2": "the first must be 0",
+    SAMPLE + "--cache.steps 1,2": "they must begin with 0",
+    "train nowhere": "unknown recipe 'nowhere'",
     SAMPLE + "--cache.steps 0,2,x": "steps are '0,2,x': give numbers with commas between",
     SAMPLE + "--cache.steps 0,2 --cache.interval 2": "interval is 2 beside steps is (0, 2): give one of them",
     SAMPLE + "--cache.order 2": "order is 2 with forecast 'hold'",
@@ -107,7 +110,7 @@ def test_a_value_that_cannot_be_is_answered_in_one_line(skipdit, model, line):
     "line",
     [
         "sample", SAMPLE + "--cache.interval often", SAMPLE + "--dtype float8",
-        SAMPLE + "--colour red", "train nowhere", "train digits --steps 0", "train digits --steps 10",
+        SAMPLE + "--colour red", "train digits --steps 0", "train digits --steps 10",
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_a_usage_error(skipdit, model, line, capfd):

@@ -114,6 +114,7 @@ print(sum(done))
     return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_several_processes_share_the_shards_and_one_may_die(tmp_path, vae, images):
     killed = worker(tmp_path / "shared", images, vae, dies=True)
     assert killed.wait(120) == -signal.SIGKILL

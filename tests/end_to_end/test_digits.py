@@ -32,6 +32,7 @@ def classifier() -> SVC:
     return fitted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_the_requested_class_is_drawn(model, classifier, way):
     """Chance is 0.1."""

@@ -75,12 +75,14 @@ def test_a_killed_process_leaves_the_last_good_checkpoint_and_one_process_goes_o
     assert_same(tmp_path / "killed", alone)
 
 
+@pytest.mark.slow
 def test_stages_and_parts_are_shared_too(tmp_path):
     train(tiny_run(tmp_path / "one", **STAGED))
     assert two_processes(tmp_path / "two", STAGED) == 0
     assert_same(tmp_path / "two", tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_sigterm_ends_all_processes_with_a_checkpoint(tmp_path):
     process = launched(tmp_path / "run", {"steps": 100_000, "checkpoint_every": 100_000, "log_every": 1})
     while not (tmp_path / "run" / "loss.csv").exists() or len(losses(tmp_path / "run")) < 3:

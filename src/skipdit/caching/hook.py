@@ -158,7 +158,7 @@ class SkipCacheHook(ModelHook):
         inputs = bind(module, args, kwargs)
         given = inputs[self.interface.timestep]
         timestep = given if context.timestep is None else context.timestep
-        table, place = table_of(given) if context.step_index is None else ([], None)
+        table, place = table_of(given)
         conditioning = self.interface.conditioning(inputs)
         costs_a_wait = isinstance(timestep, Tensor) and timestep.device.type != "cpu"
         is_needed = schedule.reads_timestep or self.forecaster.reads_timestep

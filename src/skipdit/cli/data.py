@@ -69,7 +69,7 @@ TASKS = {"check": Check, "encode": Encode}
 def command(arguments: Sequence[str]) -> None:
     task, *rest = arguments or ["--help"]
     if task in ("-h", "--help"):
-        print(__doc__)
+        print(f"usage: skipdit data check|encode FOLDER [settings]\n\n{__doc__}")
     elif task in TASKS:
         run = {"check": check, "encode": encode}[task]
         run(parse(TASKS[task], f"data {task}", rest))

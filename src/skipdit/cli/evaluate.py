@@ -117,7 +117,8 @@ def compare_pairs(config: Evaluate, samples: "ImageSet", reference: "ImageSet") 
         decibels.append(psnr(a, b))
         likeness.append(ssim(a, b))
     decibels, likeness = torch.cat(decibels), torch.cat(likeness)
-    error = decibels[decibels.isfinite()].std().item() / len(decibels) ** 0.5
+    finite = decibels[decibels.isfinite()]
+    error = finite.std().item() / len(finite) ** 0.5 if len(finite) > 1 else 0.0
     return {
         "images": len(samples), "identical": int(decibels.isinf().sum()),
         "PSNR dB": {"value": decibels.mean().item(), "error": error}, "PSNR dB, worst": decibels.min().item(),

@@ -175,11 +175,14 @@ def names_of_classes(source: str) -> dict[str, str] | None:
         return read_names(CLASS_NAMES[source])
     if source in registry.REGISTRY or not (folder := locate(source)).is_dir():
         return None
-    index = read_config(folder, "model_index.json") if is_pipeline(folder) else {}
+    if is_pipeline(folder) and (names := read_config(folder, "model_index.json").get("id2label")) is not None:
+        path = folder / "model_index.json"
+    else:
+        path, names = folder / "config.json", model_config(source).get("id2label")
     try:
-        return read_names(index.get("id2label") or model_config(source).get("id2label"))
+        return read_names(names)
     except ValueError as error:
-        raise CheckpointError(f"{folder}: {error}") from None
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def scheduler_for(
@@ -299,6 +302,8 @@ def locate(source: str) -> Path:
     if source in registry.REGISTRY:
         return located(source) or download(source, parts=False)[source]
     path = embedded_folder(source) if source in EMBEDDED else Path(source)
+    if is_pipeline(path):
+        return path
     if is_pipeline(path / WHOLE):
         return path / WHOLE
     return path / TRAINED if (path / TRAINED / "config.json").exists() else path

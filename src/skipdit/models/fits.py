@@ -14,7 +14,7 @@ from skipdit.models.kept import STEM, find_kept
 
 TAKES = {
     int: "a whole number", float: "a number", str: "a word", bool: "true or false", tuple: "two whole numbers as 32,64",
-    NoneType: "null",
+    NoneType: "null", Mapping: "names by class id",
 }  # fmt: skip
 REMEDY = "copy the folder again"
 
@@ -115,6 +115,8 @@ def is_a(value: Any, kind: Any) -> bool:
     if get_origin(kind) is tuple:
         kinds = get_args(kind)
         return isinstance(value, tuple | list) and len(value) == len(kinds) and all(map(is_a, value, kinds))
+    if get_origin(kind) is Mapping:
+        return isinstance(value, Mapping)  # `read_names` looks into it
     if kind is float:
         return type(value) in (int, float) and math.isfinite(value)
     return type(value) is kind  # so that True, which Python calls an int, is none

@@ -455,6 +455,7 @@ class Described:
         return "Described"
 
 
+@pytest.mark.filterwarnings("ignore:.*this run has no conditioning")
 def test_conditioning_of_any_kind_tells_runs_apart():
     """Objects by their identity, values by what they are, behind *args too."""
 

@@ -62,6 +62,7 @@ class CleanStarts(Subject):
             assert_equal(together[seed], self.run(self.cached(CONFIG), seed=seed))
         assert [stats.plan for stats in model.cache_stats().values()] == ["#..#."] * len(seeds)
 
+    @pytest.mark.filterwarnings("ignore:.*this run has no conditioning")
     def test_runs_in_turns_are_told_apart_by_lists_too(self):
         """Where classes come as a list, a run is known by their values."""
         model, together = self.cached(CONFIG), {1: [], 2: []}
