@@ -176,6 +176,7 @@ def test_help_names_the_flag_cache_and_no_python(capsys):
 PARTS = ("class-to-image", "class-to-video", "text-to-video", "text-to-image")
 
 
+@pytest.mark.slow
 def test_the_demo_shows_pictures_animations_and_numbers(skipdit):
     said = skipdit("demo --steps 4 --interval 2 --out shown")
     assert said.code == 0

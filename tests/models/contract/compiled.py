@@ -23,6 +23,7 @@ class Compiled(Subject):
         assert graphs[2:] == [2] * 18, "one for full steps and one for cached ones, which begin with the third"
         assert_equal(outputs, self.run(self.cached(CONFIG), STEPS))
 
+    @pytest.mark.slow
     def test_no_graph_breaks_and_none_is_made_after_the_first_full_and_cached_step(self, model):
         torch._dynamo.reset()
         backend = CompileCounterWithBackend("eager")
