@@ -1,7 +1,7 @@
 """How near the embedded models come to their own runs at half, a third and a quarter of the calls, tuned and not.
 
 Tunes a plan for each, on noise of seed 1, and holds it out on noise of seed 0 and other classes or prompts, beside
-every control (skipdit.tuning.held_out). Writes weights/plans/NAME-2x and so on, and the section in
+every control (skipdit.tuning.held_out). Writes weights/plans/NAME-2x and so on, docs/tuning.png, and the section in
 weights/README.md from all reports that lie there.
 """
 
@@ -27,11 +27,13 @@ from skipdit.pipelines.draw import Settings
 from skipdit.tuning import Task, pipeline_draw, read_plan, samples_of, split_subjects, write_plan
 from skipdit.tuning.held_out import mean_and_error, psnr_of_samples
 from skipdit.tuning.plans import REPORT
+from skipdit.tuning.report import write_report
 from skipdit.tuning.task import calibrate, tune_calls
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 BF16 = WEIGHTS / "tune-bf16.json"
 STEPS, BUDGETS = 50, (2, 3, 4)
+PICTURE, PICTURED = WEIGHTS.parent / "docs" / "tuning.png", ("fashion-skip", 4)
 SHOWN = (
     "tuned",
     "DPM++ even in log-SNR",
@@ -74,6 +76,8 @@ def measure(name: str, budgets: Sequence[int], *, samples: int, held_out: int) -
         about = {"machine": machine(), "date": date.today().isoformat(), "samples": samples}
         about["seconds"] = round(time.perf_counter() - began, 1)
         write_plan(WEIGHTS / "plans" / f"{name}-{budget}x", tuned.way, tuned.report | about)
+        if (name, budget) == PICTURED:
+            write_report(PICTURE, tuned.report, tuned.pictures)
         print(name, budget, *tuned.report["words"], sep="\n  ", flush=True)
 
 

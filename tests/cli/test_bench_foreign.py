@@ -44,6 +44,7 @@ def test_a_folder_of_a_stock_pipeline_draws_classes(skipdit):
         ("tests.cli.foreign:make_headless", "has no denoiser that attach knows"),
         ("tests.cli.foreign:no_such", "cannot be imported"),
         ("tests.cli.foreign:make_pixart --classes 1", "PixArtAlphaPipeline takes no class_labels: leave it out"),
+        ("tests.cli.foreign:make_pixart --cache", "no setting was published for this model"),
         ("tests.cli.foreign:make_pixart --scheduler ddim", "scheduler is given for a pipeline of others"),
         ("tests.cli.foreign:make_pixart --cache.branch 3", "branch is 3: a model of 6 layers takes 0 to 2"),
     ],

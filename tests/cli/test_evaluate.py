@@ -52,6 +52,21 @@ def test_a_set_against_itself_is_at_no_distance(skipdit, network):
     assert (found["precision"], found["recall"]) == (1, 1)
 
 
+def test_images_are_decoded_as_for_training(skipdit):
+    """16 bits are rounded and not cut off, and EXIF turns are made."""
+    Path("drawn").mkdir()
+    Path("other").mkdir()
+    grey = pictures(1, shape=(16, 20))[0]
+    Image.fromarray(grey.astype(np.uint16) * 257).save("drawn/0.png")
+    Image.fromarray(grey).save("other/0.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned to the left
+    Image.fromarray(grey.T[::-1].copy()).save("drawn/1.png", exif=exif)
+    Image.fromarray(grey).save("other/1.png")
+    skipdit("evaluate drawn --against other --paired --out numbers.json")
+    assert json.loads(Path("numbers.json").read_text())["results"]["identical"] == 2
+
+
 def test_pairs_are_compared_image_by_image(skipdit):
     drawn = pictures(4)
     write_images("drawn", drawn)
@@ -69,8 +84,9 @@ def test_pairs_are_compared_image_by_image(skipdit):
     ("line", "message"),
     [
         ("evaluate drawn --against few", "few has 3 images: a distance of sets needs at least 16"),
-        ("evaluate drawn --against empty", "empty holds no images"),
+        ("evaluate drawn --against empty", "empty has no image: put images in it"),
         ("evaluate drawn --against missing", "missing is no folder and no .npz file"),
+        ("evaluate drawn --against nothing.npz", r"nothing.npz: arr_0 is uint8 (0, 8, 8, 3), but must be uint8"),
         ("evaluate drawn --against text.npz", "text.npz holds no arr_0"),
         ("evaluate drawn --against small --paired", "image 0 is 16 x 16 and 8 x 8: give pairs of one size"),
         ("evaluate drawn --against few --paired", "drawn has 20 images and few 3: give pairs"),
@@ -85,6 +101,7 @@ def test_what_cannot_be_compared_is_one_line(skipdit, network, line, message):
     write_images("small", pictures(20, shape=(8, 8, 3)))
     Path("empty").mkdir()
     Path("text.npz").write_text("no array")
+    np.savez("nothing.npz", pictures(0, shape=(8, 8, 3)))
     write_images("broken", pictures(20))
     Path("broken/000.png").write_bytes(b"no picture")
     said = skipdit(line + ("" if "--paired" in line else f" --network {network}"))

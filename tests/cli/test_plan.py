@@ -249,7 +249,8 @@ def test_a_class_of_diffusers_is_priced_by_the_layers_that_run(skipdit):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("", "no setting was published for WanTransformer3DModel: give --cache.interval 2"),
+        ("", "no cache is given for WanTransformer3DModel: give --cache.interval 2"),
+        ("--cache", "no setting was published for this model: give --cache.interval 2"),
         ("--cache.interval 2 --cache.branch 20", "branch is 20: a model of 40 layers takes 0 to 19"),
         ("--cache.interval 2 --scheduler ddim", "scheduler is 'ddim' beside a class of diffusers"),
     ],

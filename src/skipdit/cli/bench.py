@@ -131,7 +131,7 @@ def bench_foreign(config: Bench) -> dict[str, "Result"]:
     subjects = [subjects[index % len(subjects)] for index in range(number)] if subjects else []
     call = {"prompt" if config.prompt else "class_labels": subjects} if subjects else {}
     call |= {} if config.guidance_scale is None else {"guidance_scale": config.guidance_scale}
-    cache, steps = config.cache.config("class-to-image") or SkipCacheConfig(), config.steps or 50
+    cache, steps = config.cache.config(None) or SkipCacheConfig(), config.steps or 50
     foreign = load_foreign(config.model)
     place(foreign.pipeline, device=config.device, dtype=config.dtype)
     if config.compile:

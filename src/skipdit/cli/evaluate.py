@@ -15,7 +15,7 @@ from skipdit.files import write_text
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from skipdit.evaluation.sets import ImageSet
+    from skipdit.evaluation.sets import StoredImages
 
 
 @dataclass(frozen=True)
@@ -47,24 +47,24 @@ def command(arguments: Sequence[str]) -> None:
 
 def evaluate(config: Evaluate) -> dict[str, Any]:
     """Print the numbers, write them where asked, and return them."""
-    from skipdit.evaluation.sets import ImageSet
+    from skipdit.evaluation.sets import StoredImages
 
     check_positive(config, "side", "batch")
     if config.times < 2:
         raise ValueError(f"times is {config.times}: an error needs at least 2 parts")
-    samples, reference = ImageSet(config.samples), ImageSet(config.against)
+    samples, reference = StoredImages(config.samples), StoredImages(config.against)
     found = compare_pairs(config, samples, reference) if config.paired else compare_sets(config, samples, reference)
     for name, value in found.items():
-        print(f"{name:24}  {show(value)}")
+        print(f"{name:24}  {spell_number(value)}")
     if config.out is not None:
         record = {"settings": {k: str(v) for k, v in vars(config).items()}, "date": date.today().isoformat()}
         write_text(config.out, json.dumps(record | {"results": found}, indent=2) + "\n")
     return found
 
 
-def compare_sets(config: Evaluate, samples: "ImageSet", reference: "ImageSet") -> dict[str, Any]:
+def compare_sets(config: Evaluate, samples: "StoredImages", reference: "StoredImages") -> dict[str, Any]:
     from skipdit.evaluation.distances import (
-        check_count,
+        check_enough,
         estimate_floor,
         frechet_distance,
         kernel_distance,
@@ -74,7 +74,7 @@ def compare_sets(config: Evaluate, samples: "ImageSet", reference: "ImageSet") -
     from skipdit.evaluation.features import load_lite0
 
     for each in (samples, reference):
-        check_count(len(each), str(each.path))
+        check_enough(len(each), str(each.path))
     network = load_lite0(config.network)
     drawn, real = (features_of(config, each, network) for each in (samples, reference))
     found: dict[str, Any] = {"images": len(drawn), "reference images": len(real)}
@@ -86,7 +86,7 @@ def compare_sets(config: Evaluate, samples: "ImageSet", reference: "ImageSet") -
     return found
 
 
-def features_of(config: Evaluate, images: "ImageSet", network: Any) -> "Tensor":
+def features_of(config: Evaluate, images: "StoredImages", network: Any) -> "Tensor":
     from tqdm import tqdm
 
     from skipdit.evaluation.features import extract
@@ -101,7 +101,7 @@ def features_of(config: Evaluate, images: "ImageSet", network: Any) -> "Tensor":
         return extract(network, batches(), side=config.side)
 
 
-def compare_pairs(config: Evaluate, samples: "ImageSet", reference: "ImageSet") -> dict[str, Any]:
+def compare_pairs(config: Evaluate, samples: "StoredImages", reference: "StoredImages") -> dict[str, Any]:
     import torch
 
     from skipdit.evaluation.fidelity import psnr, ssim
@@ -130,7 +130,7 @@ def scaled(metric: Callable, scale: float) -> Callable:
     return lambda a, b: scale * metric(a, b)
 
 
-def show(value: Any) -> str:
+def spell_number(value: Any) -> str:
     if isinstance(value, dict):
         return f"{value['value']:.4g} +- {value['error']:.2g}"
     return str(value) if isinstance(value, int) else f"{value:.4g}"

@@ -57,12 +57,18 @@ class Cache:
     schedule: Annotated[str | None, left_out("MODULE:ATTRIBUTE")] = None
     """a schedule of yours, instead of interval, steps and threshold"""
 
-    def config(self, task: str, *, depth: int | None = None) -> SkipCacheConfig | None:
-        """The settings as a config, for a model of a task and so many layers; None where no flag was given."""
+    def config(self, task: str | None, *, depth: int | None = None) -> SkipCacheConfig | None:
+        """The settings as a config, for a model of a task and so many layers; None where no flag was given.
+
+        Raises: ValueError for --cache alone where nothing was published, which `task` None says.
+        """
         from skipdit.caching import SkipCacheConfig
 
         given = {name: value for name, value in asdict(self).items() if value is not None}
         if given.get("preset") == TASK_AT_HAND:
+            if task is None:
+                remedy = "give --cache.interval 2, or --cache.preset fast"
+                raise ValueError(f"no setting was published for this model: {remedy}")
             given["preset"] = task
         if "steps" in given:
             given["steps"] = step_list(given["steps"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from skipdit.cli.flags import TASK_AT_HAND, Cache, left_out, parse
+from skipdit.cli.flags import Cache, left_out, parse
 
 if TYPE_CHECKING:
     from skipdit.caching import Plan as Planned
@@ -83,10 +83,9 @@ def plan_attached(config: Plan) -> None:
     from skipdit.caching import attach
     from skipdit.caching import plan as plan_of
 
-    cache = config.cache.config("class-to-image")
-    if cache is None or config.cache.preset == TASK_AT_HAND:
-        remedy = "give --cache.interval 2, or --cache.preset fast"
-        raise ValueError(f"no setting was published for {config.model}: {remedy}")
+    cache = config.cache.config(None)
+    if cache is None:
+        raise ValueError(f"no cache is given for {config.model}: give --cache.interval 2, or --cache.preset fast")
     if config.scheduler is not None:
         raise ValueError(f"scheduler is {config.scheduler!r} beside a class of diffusers, whose noise levels are even")
     kind = getattr(diffusers, config.model, None)

@@ -242,9 +242,14 @@ def decode_all(source: Source, numbers: Sequence[int], crop: Crop) -> Iterator[T
 
 def pixels_of(image: Image.Image, crop: Crop) -> Tensor:
     """One image as uint8 [C, S, S]. Raises: what Pillow raises for a broken file."""
-    square = centre_crop(in_eight_bits(ImageOps.exif_transpose(image)), crop.size)
+    square = centre_crop(upright(image), crop.size)
     pixels = np.array(square.convert("L" if crop.channels == 1 else "RGB"))
     return torch.from_numpy(pixels).reshape(crop.size, crop.size, crop.channels).permute(2, 0, 1).contiguous()
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An image of any mode as L or RGB, turned as its EXIF says. Raises: what Pillow raises for a broken file."""
+    return in_eight_bits(ImageOps.exif_transpose(image))
 
 
 def in_eight_bits(image: Image.Image) -> Image.Image:

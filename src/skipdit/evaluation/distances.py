@@ -98,13 +98,13 @@ def estimate_floor(metric: Metric, real: Tensor, *, seed: int = 0) -> float:
 
 def check_sets(a: Tensor, b: Tensor) -> None:
     for each in (a, b):
-        check_count(len(each), "a set", fewest=FEWEST // 2)
+        check_enough(len(each), "a set", fewest=FEWEST // 2)
         if not each.isfinite().all():
             raise ValueError("features are not finite: a network of other weights, or images out of [0, 1]")
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"features have {a.shape[1]} and {b.shape[1]} channels: take one network for both sets")
 
 
-def check_count(count: int, name: str, *, fewest: int = FEWEST) -> None:
+def check_enough(count: int, name: str, *, fewest: int = FEWEST) -> None:
     if count < fewest:
         raise ValueError(f"{name} has {count} images: a distance of sets needs at least {fewest}")

@@ -19,7 +19,7 @@ from skipdit.attributes import load_attribute
 from skipdit.caching import Plan, SkipCacheConfig
 from skipdit.caching.attachment import Attachment, attach
 from skipdit.caching.layouts import LAYOUTS
-from skipdit.evaluation.compare import Result, Way, caching, frames, stepping
+from skipdit.evaluation.compare import Result, Way, caching, frames, plan_done, stepping
 from skipdit.evaluation.cost import count_flops, measure_side_by_side
 from skipdit.evaluation.fidelity import fidelity
 from skipdit.randomness import generator
@@ -147,6 +147,4 @@ def controls_of(computed: Plan, steps: int, *, saved: float) -> dict[str, Way]:
 
 def plan_of_stats(stats: Mapping[str, Any], steps: int) -> Plan:
     """The plan of a run that is over; without a cache each step computes."""
-    if not stats:
-        return Plan([True] * steps)
-    return Plan(step == "#" for step in next(iter(stats.values())).plan)
+    return plan_done(stats) if stats else Plan([True] * steps)

@@ -118,7 +118,7 @@ class Calibrated:
     def references(self) -> tuple[Tensor, Tensor | None]:
         """The held-out samples by every step of the own sampler, and by an accurate solver where one is known."""
         own = Candidate(self.task.scheduler, self.task.steps, self.task.steps)
-        return draw_way(self.task, own, "the reference", self), draw_exact(self)
+        return draw_candidate(self.task, own, "the reference", self), draw_exact(self)
 
     def fit(self, computed: Computed, number: int) -> tuple[Rollout, TunedScheduler]:
         """A true rollout of the first so many samples, corrections fitted along it."""
@@ -242,7 +242,7 @@ def hold_out(calibrated: Calibrated, search: Search, plan: TunedScheduler) -> Tu
     ways |= controls_for(calibrated.teacher.base, calibrated.teacher.grid, calls, task.model)
     own, exact = calibrated.references
     reference = exact if task.reference == "fine" else own
-    drawn = {name: draw_way(task, way, name, calibrated) for name, way in ways.items()}
+    drawn = {name: draw_candidate(task, way, name, calibrated) for name, way in ways.items()}
     values = {name: psnr_of_samples(pictures, reference) for name, pictures in drawn.items()}
     rows = {name: row(way, values[name], values[TUNED]) for name, way in ways.items()}
     exactly = {} if exact is None else distances(drawn | {REFERENCE: own}, exact)
@@ -273,7 +273,7 @@ def distances(drawn: Mapping[str, Tensor], exact: Tensor) -> dict[str, float]:
     return {name: psnr_of_samples(pictures, exact).mean().item() for name, pictures in drawn.items()}
 
 
-def draw_way(task: Task, way: Candidate, name: str, calibrated: Calibrated) -> Tensor:
+def draw_candidate(task: Task, way: Candidate, name: str, calibrated: Calibrated) -> Tensor:
     calibrated.on_best(f"held out: {name}")
     with way.switched_on(task.model):
         return check_pictures(task.draw(way.scheduler, way.steps, task.held_out), name=name)
@@ -285,7 +285,7 @@ def draw_exact(calibrated: Calibrated) -> Tensor | None:
     if not has_betas(base):
         return None
     solver = fine_solver(base, calibrated.teacher.grid)
-    return draw_way(task, Candidate(solver, task.steps, task.steps), "an accurate solution", calibrated)
+    return draw_candidate(task, Candidate(solver, task.steps, task.steps), "an accurate solution", calibrated)
 
 
 def cost(calibrated: Calibrated) -> dict[str, float]:
